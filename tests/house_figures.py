@@ -30,13 +30,13 @@ LIMITS = {
     "imports of own modules inside functions, outside cli.py, api.py and commands/": 10,
     "imports of tasks/ and baselines/ from floors above them": 0,
     "functions that take the whole settings": 50,
-    "empty locals": 25,
+    "empty locals": 23,
     "cyclomatic complexity, mean in hundredths": 362,
     "functions of complexity above 10, per thousand": 12,
     "highest complexity": 14,
-    "lines of a function, mean in tenths": 98,
-    "lines that write sentences": 880,
-    "lines of package, tasks, baselines": 58310,
+    "lines of a function, mean in tenths": 95,
+    "lines that write sentences": 649,
+    "lines of package, tasks, baselines": 58229,
 }
 
 

@@ -22,12 +22,6 @@ from calib_bench.planning.tuning import CROSS_FITTED, Arm
 CROSSED = ("accuracy", "log_loss", "brier")
 """Metrics whose intervals count seeds and test examples."""
 
-REDRAWN_CHOICE_NOTE = (
-    "rechosen: how often a rate is chosen once the sampling error of the choice, over tuning seeds and selection "
-    "examples, is drawn anew"
-)
-"""Note on the column "rechosen" of tables of learning rates."""
-
 
 def variants(families: Iterable[Trial]) -> dict[Trial, str | None]:
     """Settings in which each family differs from the others, as "batch=60"; None where only the model differs."""
@@ -133,15 +127,6 @@ def rates(arm: Arm, again: RedrawnChoice | None = None) -> list[Row]:
         }
         for rate in arm.rates
     ]
-
-
-def rates_note(frame: pd.DataFrame) -> str:
-    """What tables of rates say of their columns."""
-    if "cross_fitted" not in frame:
-        return REDRAWN_CHOICE_NOTE
-    return (
-        f"{REDRAWN_CHOICE_NOTE}; cross fitted: the seeds for which it is the choice of the others, where {CROSS_FITTED}"
-    )
 
 
 def trials_note(frame: pd.DataFrame) -> str:

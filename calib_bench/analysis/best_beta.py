@@ -21,8 +21,6 @@ from calib_bench.analysis.rate_choice import shift, with_choice
 from calib_bench.analysis.result_rows import TWO_KINDS, Row, cell
 from calib_bench.analysis.scores import REPAIRED
 from calib_bench.analysis.tables import STAR, TableSpec
-from calib_bench.core.settings import Grid
-from calib_bench.core.study import Table
 from calib_bench.inference import (
     Interval,
     Resampled,
@@ -247,13 +245,6 @@ TABLE = TableSpec(
     ),
     columns={"ratio": f"ratio: to the first architecture's; {STAR} that it is 1, for each result"},
     paper=True,
+    fields=lambda best, _: {"how": how(best)},
 )
-
-
-def table(best: pd.DataFrame, grid: Grid) -> Table:
-    """The best beta of each architecture.
-
-    Args:
-        best: frame of `rows`, Holm-adjusted within each result.
-    """
-    return TABLE.table(best, grid, how=how(best))
+"""Of frames of `rows`, Holm-adjusted within each result."""

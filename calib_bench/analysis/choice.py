@@ -18,8 +18,6 @@ from calib_bench.analysis.rate_choice import RedrawnChoice
 from calib_bench.analysis.result_rows import Row, is_significant
 from calib_bench.analysis.table_notes import NAMES
 from calib_bench.analysis.tables import TableSpec
-from calib_bench.core.settings import Grid
-from calib_bench.core.study import Table
 
 RESULTS = {
     "log_loss_total": ("raw", "log_loss"),
@@ -108,11 +106,6 @@ TABLE = TableSpec(
     ),
     names=NAMES,
 )
-
-
-def table(frame: pd.DataFrame, grid: Grid) -> Table:
-    """Contrasts at the runner-up, and over all rates that might well have been chosen."""
-    return TABLE.table(frame, grid)
 
 
 def words(frame: pd.DataFrame, contrasts: pd.DataFrame) -> list[str]:

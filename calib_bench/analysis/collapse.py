@@ -15,7 +15,6 @@ from calib_bench.analysis.result_rows import MAGNITUDE, RATE, TRAINED, TWO_KINDS
 from calib_bench.analysis.tables import TableSpec
 from calib_bench.core.fate import DEAD, DIVERGED
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import collapsed, crossed_interval, rate
 from calib_bench.inference.collapse import SEEDS, TIMES
@@ -203,15 +202,6 @@ TABLE = TableSpec(
     ),
     hidden=("mixed",),
 )
-
-
-def table(frame: pd.DataFrame, grid: Grid) -> Table:
-    """The arms with collapsed seeds.
-
-    Args:
-        frame: of `rows`.
-    """
-    return TABLE.table(frame, grid)
 
 
 def _named(row: Mapping[str, Any]) -> str:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 PARTS = ("total", "conf", "dyn")
+DIFFERENCES = ("accuracy", *(f"log_loss_{part}" for part in PARTS))
+"""Columns of differences from the reference that most tables show."""
 
 
 def is_reference(name: Mapping[str, Any], grid: Grid) -> bool:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from calib_bench import registry
 from calib_bench.analysis import arms as each
-from calib_bench.analysis.contrast import contrast
+from calib_bench.analysis.contrast import DIFFERENCES, contrast
 from calib_bench.analysis.format import number
 from calib_bench.analysis.interventions import why_not
 from calib_bench.analysis.measure import Measures, measure_arm
@@ -19,7 +19,7 @@ from calib_bench.analysis.tables import TableSpec
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Role, Section, Table
+from calib_bench.core.study import Role, Section
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.planning.search import shortened
 from calib_bench.planning.tuning import Arm, More, planned, tuned, with_role
@@ -211,6 +211,18 @@ def _worst(row: Mapping[str, float], columns: Sequence[str]) -> float:
     return max(abs(row[name]) for name in columns)
 
 
+IDENTITY_NOTE = (
+    "Identity: training at one beta against the same training written as a head rate and an initial head at the "
+    "reference's beta, equal but for rounding"
+)
+
+
+def _identity_note(frame: pd.DataFrame, _: Grid) -> dict[str, str]:
+    """What the note says of the identity, where it is among the controls."""
+    has_identity = "control" in frame and (frame["control"] == IDENTITY).any()
+    return {"identity": IDENTITY_NOTE if has_identity else ""}
+
+
 TABLE = TableSpec(
     "Controls: comparisons with a known answer",
     (
@@ -221,21 +233,10 @@ TABLE = TableSpec(
         "{identity}",
     ),
     names=("model", "variant", "beta", "objective", "control"),
+    shown=(*NAMES, "control", "must", "trained", "passed", "seeds", "dropped", *DIFFERENCES),
+    fields=_identity_note,
 )
-IDENTITY_NOTE = (
-    "Identity: training at one beta against the same training written as a head rate and an initial head at the "
-    "reference's beta, equal but for rounding"
-)
-COLUMNS = (*NAMES, "control", "must", "trained", "passed", "seeds", "dropped")
-"""Columns of the table of controls, beside its differences."""
-
-
-def table(frame: pd.DataFrame, grid: Grid) -> Table:
-    """Table of the controls, each with its expected result and whether it was observed."""
-    stems = ("accuracy", "log_loss_total", "log_loss_conf", "log_loss_dyn")
-    columns = [c for c in frame if c in COLUMNS or (c.startswith(stems) and "share" not in c)]
-    has_identity = "control" in frame and (frame["control"] == IDENTITY).any()
-    return TABLE.table(frame[columns], grid, identity=IDENTITY_NOTE if has_identity else "")
+"""The controls, each with its expected result and whether it was observed."""
 
 
 def outcome(frame: pd.DataFrame) -> tuple[str, ...]:

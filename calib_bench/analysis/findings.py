@@ -1,6 +1,7 @@
 """What intervals allow one to say, in one vocabulary: sentences, notes after an estimate, and summary lines.
 
-A study chooses which findings are told; the words are made here.
+A study chooses which findings are told; the words on the evidence are made here. The sentences that a study puts them
+in are listed once, as members of a class of its own: see `Sentences`.
 
     established       the 95% interval leaves out what is expected without an effect, and Holm's correction agrees
     suggestive        the interval leaves it out, but not after Holm's correction
@@ -135,6 +136,14 @@ class Finding:
         if self.is_established:
             return ""
         return f" ({self.label}: {self.reason})" if self.reason else f" ({self.label})"
+
+
+class Sentences(StrEnum):
+    """What a study may say: its subclass lists the sentences, each with fields in braces."""
+
+    def of(self, **fields: object) -> str:
+        """The sentence, its fields filled."""
+        return self.format(**fields)
 
 
 def at_beta(row: Row) -> str:

@@ -21,7 +21,7 @@ import pandas as pd
 
 from calib_bench.analysis.calibration_variance import fitted_to
 from calib_bench.analysis.collapse import two_kinds
-from calib_bench.analysis.contrast import contrast
+from calib_bench.analysis.contrast import DIFFERENCES, contrast
 from calib_bench.analysis.findings import Finding, at_beta, changes, findings_of, largest, overview
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
@@ -37,9 +37,8 @@ from calib_bench.analysis.result_rows import (  # fmt: skip
 )
 from calib_bench.analysis.scores import REPAIRED
 from calib_bench.analysis.table_notes import families
-from calib_bench.analysis.tables import STAR, TableSpec, make_tables
+from calib_bench.analysis.tables import STAR, TableSpec
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY, Trial
 from calib_bench.inference import Fitted, within
 from calib_bench.inference import two_by_two as contrasts
@@ -209,6 +208,11 @@ def _fitted(cells: Sequence[Measures], seeds: list[int], weights: Sequence[float
     return fitted_to("log_loss", *sides)
 
 
+SHOWN = (
+    "model", "variant", "beta", "intervention", "tuning", "rate", "seeds", "dropped", TWO_KINDS, "doubtful",
+    *DIFFERENCES, "kappa",
+)  # fmt: skip
+"""Columns of the table of interventions."""
 TABLES = {
     "interventions": TableSpec(
         "Interventions: what moves when one part of beta moves",
@@ -220,6 +224,8 @@ TABLES = {
             "changing a prediction there",
             f"Rates tuned like every arm's. {STAR} over the rows of this table",
         ),
+        shown=SHOWN,
+        fields=lambda _, grid: {"at": f"{grid.switch_at:.0%}"},
     ),
     "two_by_two": TableSpec(
         "Beta as two factors: the head's rate and the initial logit magnitude",
@@ -232,19 +238,6 @@ TABLES = {
         paper=True,
     ),
 }
-COLUMNS = (
-    "model", "variant", "beta", "intervention", "tuning", "rate", "seeds", "dropped", TWO_KINDS, "doubtful", "nested",
-    "examples",
-)  # fmt: skip
-"""Columns of the table of interventions, beside its differences."""
-
-
-def tables(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> dict[str, Table]:
-    """The interventions against the reference, and the 2x2; none without rows."""
-    arms = frames["interventions"]
-    stems = ("accuracy", "log_loss_total", "log_loss_conf", "log_loss_dyn", "kappa")
-    arms = arms[[c for c in arms if c in COLUMNS or (c.startswith(stems) and "share" not in c)]]
-    return make_tables(TABLES, {**frames, "interventions": arms}, grid, at=f"{grid.switch_at:.0%}")
 
 
 def adjust(frames: dict[str, pd.DataFrame]) -> None:

@@ -26,7 +26,6 @@ from calib_bench.analysis.tables import STAR, TableSpec
 from calib_bench.core.fate import FAILED, GUESS
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import Interval, choice_variance, rate, selected_gain, spread, spread_ratio, widened
 from calib_bench.planning.tuning import Arm, trial_at
@@ -260,6 +259,17 @@ def _with_rates(gain: Interval, chosen: Seeds, reference: Seeds, result: str) ->
     return widened(gain, choice_variance(chosen.moves[result] - reference.moves[result]))
 
 
+WHOSE = {True: "seeds that did not take part in choosing it", False: "all seeds, which chose it"}
+"""Whose failures at the chosen rate are counted: of fresh seeds, or of all."""
+
+
+def _counts(frame: pd.DataFrame, _: Grid) -> dict[str, str]:
+    """How many seeds there are, and which of them tell of failures."""
+    most = max(frame.get("seeds", ()), default=0)
+    unseen = f": {none_seen(most)}" if most else ""
+    return {"most": str(most), "whose": WHOSE[any(frame.get("fresh", ()))], "unseen": unseen}
+
+
 TABLE = TableSpec(
     "How far results depend on the seed",
     (
@@ -275,7 +285,10 @@ TABLE = TableSpec(
         "that share a seed are not quite; a trial that did not fail may still have collapsed{unseen}",
     ),
     hidden=("fresh",),
+    holm=("result",),
+    fields=_counts,
 )
+"""Of frames of `rows`."""
 GAIN_TABLE = TableSpec(
     "What choosing beta on the selection split gains on the test split",
     (
@@ -286,25 +299,8 @@ GAIN_TABLE = TableSpec(
         "{sample}",
         f"{STAR} over this table",
     ),
+    holm=(),
 )
-
-
-def table(frame: pd.DataFrame, grid: Grid) -> Table:
-    """Spread over seeds, peak against mean, and divergence.
-
-    Args:
-        frame: of `rows`.
-    """
-    most = max(frame.get("seeds", ()), default=0)
-    fresh = any(frame.get("fresh", ()))
-    whose = "seeds that did not take part in choosing it" if fresh else "all seeds, which chose it"
-    unseen = f": {none_seen(most)}" if most else ""
-    return TABLE.table(adjusted(frame, "result"), grid, most=most, whose=whose, unseen=unseen)
-
-
-def gain_table(frame: pd.DataFrame, grid: Grid) -> Table:
-    """The gain of choosing beta."""
-    return GAIN_TABLE.table(adjusted(frame), grid)
 
 
 def words(frame: pd.DataFrame, grid: Grid) -> list[str]:

@@ -21,15 +21,25 @@ from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Section, StudyResult, Table
 from calib_bench.errors import SettingsError
 from calib_bench.planning import tuning
-from calib_bench.planning.tuning import Arm, More
+from calib_bench.planning.tuning import CROSS_FITTED, Arm, More
 
 REPAIR = ("temperature_scaling",)
 TRIALS = Section("Tuning and trials", ("rates", "trials"))
 """Where a study's page shows the rates that were tried and the trials at the chosen ones."""
 TABLES = {
+    "controls": controls.TABLE,
+    "collapse": collapse.TABLE,
     "rates": TableSpec(
         "Learning rates tried",
-        ("mean {score} on the selection split over the tuning seeds; inf: diverged; {rates}", "{unit}"),
+        (
+            "Mean {score} on the selection split over the tuning seeds; inf: diverged; rechosen: how often a rate is "
+            "chosen once the sampling error of the choice, over tuning seeds and selection examples, is drawn anew",
+            "{unit}",
+        ),
+        columns={
+            "cross_fitted": f"cross fitted: the seeds for which it is the choice of the others, where {CROSS_FITTED}"
+        },
+        fields=lambda _, grid: {"unit": rate_unit(grid)},
     ),
     "trials": TableSpec("Trials at the chosen rates, test split", ("{trials}",), columns={"doubtful": TRIALS_DOUBTFUL}),
 }
@@ -108,11 +118,8 @@ class Reader:
         import pandas as pd
 
         frames = {"rates": pd.DataFrame(self.rates), "trials": pd.DataFrame(self.trials)}
-        notes = {"rates": each.rates_note(frames["rates"]), "trials": each.trials_note(frames["rates"])}
-        collapses = pd.DataFrame(collapse.rows(frames["trials"], self.grid))
-        tables = {"controls": controls.table(control_rows, self.grid), "collapse": collapse.table(collapses, self.grid)}
-        tables |= make_tables(TABLES, frames, self.grid, unit=rate_unit(self.grid), **notes)
-        return {name: table for name, table in tables.items() if len(table.frame)}
+        frames |= {"controls": control_rows, "collapse": pd.DataFrame(collapse.rows(frames["trials"], self.grid))}
+        return make_tables(TABLES, frames, self.grid, trials=each.trials_note(frames["rates"]))
 
     def warnings(self, more: Sequence[str] = ()) -> tuple[str, ...]:
         """Warnings on the arms read so far, then `more`, each once."""

@@ -27,6 +27,7 @@ from calib_bench.analysis.contrast import contrast
 from calib_bench.analysis.findings import EQUAL, Evidence, Finding, evidence, findings_of
 from calib_bench.analysis.measure import Measures, measure_arm
 from calib_bench.analysis.result_rows import Row, adjusted, is_significant
+from calib_bench.analysis.tables import TableSpec, make_tables
 from calib_bench.commands import table_ties
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.settings import Settings, parse
@@ -196,7 +197,10 @@ def test_seeds_with_tests_of_their_own_are_the_only_units(world: Planted) -> Non
     arm, reference = (world.arms[beta].examples["raw"]["log_loss"].mean(1) for beta in (WRONGER, REFERENCE))
     oracle = stats.ttest_1samp(arm - reference, 0).confidence_interval()
     assert frame.loc["log loss", "total_low"] == pytest.approx(oracle.low)
-    assert "t intervals over seeds, each with its own test" in matched.table(frame.reset_index(), world.settings).note
+    assert (
+        "t intervals over seeds, each with its own test"
+        in matched.TABLE.table(frame.reset_index(), world.settings).note
+    )
 
 
 def test_what_no_temperature_reaches_is_left_out_and_said(world: Planted) -> None:
@@ -205,7 +209,7 @@ def test_what_no_temperature_reaches_is_left_out_and_said(world: Planted) -> Non
     frame = pd.DataFrame(found)
     (said,) = matched.words(frame, world.settings)
     assert "4 of 4 seeds could not be compared" in said
-    assert markdown(matched.table(frame, world.settings))
+    assert markdown(matched.TABLE.table(frame, world.settings))
 
 
 def test_the_reference_is_at_its_own_confidence(world: Planted) -> None:
@@ -254,10 +258,14 @@ def test_words_on_equal_confidence_say_which_differ(world: Planted) -> None:
     assert "as confident as the arm, log loss: established at beta=10" in first
     assert "Accuracy: established at beta=10; inconclusive at beta=0.1" in first
     assert "beta=" in second
-    for table in (matched.table(frame, world.settings), matched.other_metrics(frame, world.settings)):
+    for table in (matched.TABLE.table(frame, world.settings), matched.OTHER_METRICS.table(frame, world.settings)):
         assert "4 seeds, 500 test examples; 95% intervals over seeds and test examples together" in table.note
         assert latex(table)
-    assert set(matched.other_metrics(frame, world.settings).frame["metric"]) == {"Brier", "ECE", "mean confidence"}
+    assert set(matched.OTHER_METRICS.table(frame, world.settings).frame["metric"]) == {
+        "Brier",
+        "ECE",
+        "mean confidence",
+    }
 
 
 # refinement
@@ -383,7 +391,7 @@ def test_words_on_refinement_compare_the_families(world: Planted) -> None:
     assert "which no recalibration repairs: established at beta=10; inconclusive at beta=0.1" in said[0]
     assert said[1].startswith("At beta=10 refinement changed after cross-validated by 0.")
     assert said[1].endswith("All families agree on its sign.")
-    chosen, every = refinement.table(frame, world.settings), refinement.every_family(frame, world.settings)
+    chosen, every = refinement.TABLE.table(frame, world.settings), refinement.EVERY_FAMILY.table(frame, world.settings)
     assert (len(chosen.frame), len(every.frame)) == (6, 30)
     assert "4 seeds, 500 test examples" in chosen.note
     assert latex(chosen)
@@ -474,7 +482,7 @@ def test_with_few_seeds_no_test_could_say_anything(settings: Settings) -> None:
     assert "inconclusive, with so few seeds" in factorial.tests_words(frame, settings)[0]
     one = [p for p in points if p["seed"] == 0]
     assert math.isnan(factorial.rows(one)[0]["beta_low"])
-    assert markdown(factorial.table(pd.DataFrame(factorial.rows(one)), settings))
+    assert markdown(factorial.TABLE.table(pd.DataFrame(factorial.rows(one)), settings))
 
 
 def test_a_layout_is_whole() -> None:
@@ -498,9 +506,9 @@ def test_shares_are_those_of_the_inference(settings: Settings) -> None:
     frame = pd.DataFrame(factorial.rows(points))
     (said,) = factorial.words(frame, settings)
     assert said.startswith("Of the variance over beta, objective and seed, beta's share is: accuracy ")
-    assert "6 seeds in the layout, 4 betas, 3 objectives" in factorial.table(frame, settings).note
-    assert latex(factorial.table(frame, settings))
-    assert markdown(factorial.tests_table(pd.DataFrame(factorial.tests(points)), settings))
+    assert "6 seeds in the layout, 4 betas, 3 objectives" in factorial.TABLE.table(frame, settings).note
+    assert latex(factorial.TABLE.table(frame, settings))
+    assert markdown(factorial.TESTS_TABLE.table(pd.DataFrame(factorial.tests(points)), settings))
 
 
 @pytest.fixture(scope="module")
@@ -545,7 +553,7 @@ def test_spread_peak_and_pick(settings: Settings) -> None:
     said = " ".join(seed_spread.words(frame, settings))
     assert "times at beta=0.1 (inconclusive)" in said
     assert "The single best seed" in said
-    assert latex(seed_spread.table(frame, settings))
+    assert latex(seed_spread.TABLE.table(frame, settings))
 
 
 def test_a_much_larger_spread_is_said(settings: Settings) -> None:
@@ -604,7 +612,7 @@ def test_the_gain_is_that_of_left_out_choices(settings: Settings) -> None:
     # The same scores are a gain as a loss and a loss as an accuracy.
     assert "(a gain), accuracy by" in said
     assert "(a loss)" in said
-    assert "6 seeds, 300 test examples" in seed_spread.gain_table(frame, settings).note
+    assert "6 seeds, 300 test examples" in seed_spread.GAIN_TABLE.table(frame, settings).note
 
 
 def test_no_gain_is_claimed_where_there_is_none(settings: Settings) -> None:
@@ -661,7 +669,7 @@ def test_collapsed_seeds_are_counted_with_a_rate_and_a_mean_without_them(setting
     (warned,) = collapse.warnings([row])
     assert "do not cover further collapses" in warned
     assert "seed=0..19" in warned
-    note = collapse.table(pd.DataFrame([row]), settings).note
+    note = collapse.TABLE.table(pd.DataFrame([row]), settings).note
     assert "do not cover collapses that were not seen" in note
     assert collapse.warnings([]) == [] == collapse.rows(pd.DataFrame(), settings)
 
@@ -684,7 +692,7 @@ def test_seeds_that_are_all_finite_are_no_proof_that_none_collapses(settings: Se
     frame = pd.DataFrame(seed_spread.rows(None, sown(1.0, normal(5, 40, 0.01), [1.0] * 5)))
     assert (
         "no collapse among 5 seeds still allows a rate of up to 52% of trials"
-        in seed_spread.table(frame, settings).note
+        in seed_spread.TABLE.table(frame, settings).note
     )
 
 
@@ -1025,7 +1033,7 @@ def test_both_sources_count_in_a_2x2_as_in_a_contrast(chosen: tuple[Store, Setti
         ),
         "two_by_two": pd.DataFrame(doubtful.values()),
     }
-    tables = interventions.tables(settings, frames)
+    tables = make_tables(interventions.TABLES, frames, settings)
     assert all("doubtful: limits that may cover less" in table.note for table in tables.values())
     assert all(table.frame["doubtful"].notna().any() for table in tables.values())
     lost = torch.ones_like(right)
@@ -1146,7 +1154,7 @@ def test_few_errors_are_marked_in_contrasts_matched_and_trials(world: Planted, s
         by_metric = {row["metric"]: row.get("doubtful", "") for row in rows}
         assert "few errors: total" in by_metric["accuracy"]
         assert "few errors: total" in by_metric["ECE"]
-        note = matched.other_metrics(pd.DataFrame(rows), settings).note
+        note = matched.OTHER_METRICS.table(pd.DataFrame(rows), settings).note
         assert "limits that may cover less than 95% of the time" in note
     assert {row["doubtful"] for row in arm_rows.trials(world.store, few)} == {"few errors: ece"}
     assert all("doubtful" not in row for row in arm_rows.trials(world.store, arm))
@@ -1211,9 +1219,9 @@ def test_a_sign_is_established_only_after_holm() -> None:
 @pytest.mark.parametrize("module", [matched, refinement, factorial, seed_spread])
 def test_tables_and_words_of_nothing(module: object, settings: Settings) -> None:
     empty = pd.DataFrame()
-    for name in ("table", "tests_table", "gain_table", "other_metrics", "every_family"):
-        if hasattr(module, name):
-            assert len(getattr(module, name)(empty, settings).frame) == 0
+    specs = {name: spec for name, spec in vars(module).items() if isinstance(spec, TableSpec)}
+    assert specs
+    assert make_tables(specs, {spec.of or name: empty for name, spec in specs.items()}, settings) == {}
     for name in ("words", "tests_words", "gain_words"):
         if hasattr(module, name):
             assert getattr(module, name)(empty, settings) == []
@@ -1222,7 +1230,7 @@ def test_tables_and_words_of_nothing(module: object, settings: Settings) -> None
 def test_a_smoke_run_is_marked(world: Planted) -> None:
     frame = world.matched(WRONGER).reset_index()
     smoke = world.settings.model_copy(update={"limit": 64})
-    table = matched.table(frame, smoke)
+    table = matched.TABLE.table(frame, smoke)
     assert table.note.startswith("SMOKE RUN, limit=64, not a result.")
     assert set(table.frame["limit"]) == {64}
 
@@ -1235,6 +1243,6 @@ def test_one_seed_has_intervals_over_examples_and_says_so(world: Planted) -> Non
     reference, arm = first(world.arms[REFERENCE]), first(world.arms[WRONGER])
     frame = pd.DataFrame(matched.rows(reference, arm, world.store, world.name(WRONGER), False))
     assert frame.set_index("metric").loc["log loss", "total_low"] > 0
-    assert "95% intervals over test examples only" in matched.table(frame, world.settings).note
+    assert "95% intervals over test examples only" in matched.TABLE.table(frame, world.settings).note
     spread = seed_spread.rows(None, sown(1.0, normal(1, 20, 0.1), [1.0]))[0]
     assert math.isnan(spread["spread_low"])

@@ -169,7 +169,7 @@ def test_sentences_table_and_figure_say_what_was_compared() -> None:
         in (sentence)
     )
     assert sentence.endswith("inconclusive at beta=0.1.")
-    table = speed.table(frame, grid)
+    table = speed.TABLE.table(frame, grid)
     assert "leave out" in table.note
     assert "temperatures from the calibration split" in table.note
     drawn = speed.figure(Analysis((), {"comparisons": table}, result=StudyResult()))

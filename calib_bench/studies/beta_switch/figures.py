@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
 from calib_bench.core.study import Analysis
 from calib_bench.report.drawing import WIDTH, dodge_factor, draw_estimates, empty_figure, figure_legend
+from calib_bench.report.panels import ZERO_LINE, rows_of
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
 
 PANELS = (("accuracy", "change of accuracy"), ("log_loss_dyn", "change of repaired log loss"))
@@ -34,10 +36,9 @@ def switches(analysis: Analysis) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    table = analysis.tables.get("switches")
-    if table is None or "accuracy" not in table.frame:
+    frame = rows_of(analysis, "switches", "accuracy")
+    if not len(frame):
         return empty_figure("no switched arm has finished yet")
-    frame = table.frame[table.frame["accuracy"].notna()]
     keys = ["model", "variant", "objective", "beta"]
     groups = list(frame.groupby([frame[key].fillna("") for key in keys], sort=False))
     across = min(len(groups), 4)
@@ -72,7 +73,7 @@ def _panel(axis: Axes, rows: pd.DataFrame, column: str) -> None:
         if low == low and low is not None:
             axis.axhspan(low, high, color="0.75", alpha=0.5, linewidth=0)
         axis.axhline(row[column], color="0.55", linewidth=0.8, linestyle="--")
-    axis.axhline(0, color="0.4", linewidth=0.8)
+    axis.axhline(0, **ZERO_LINE)
     against = {"beta to reference": "that beta all along", "reference to beta": "never switching"}
     for i, (way, look) in enumerate(LOOKS.items()):
         curve = rows[(rows["way"] == way) & (rows["against"] == against[way])].sort_values("at")

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import pandas as pd
 
 from calib_bench.analysis.result_rows import Row, limits
 from calib_bench.inference import crossed_interval
 from calib_bench.studies.early_learning.probes import TOLERANCE
 from calib_bench.studies.early_learning.rows import ORDINARY, ZERO, slope
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class Range(NamedTuple):

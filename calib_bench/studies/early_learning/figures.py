@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from calib_bench.core.study import Analysis
 from calib_bench.report.drawing import by_family, empty_figure, family_grid, figure_legend, plain, set_beta_axis, shades
 from calib_bench.studies.early_learning.result import EarlyLearningResult
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 

@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from calib_bench.analysis.findings import betas
+from calib_bench.analysis.findings import Sentences, betas
 from calib_bench.analysis.table_notes import families, smoke_warnings
 from calib_bench.core.settings import Grid
 from calib_bench.studies.early_learning.claims import LARGE
 from calib_bench.studies.early_learning.probes import TOLERANCE
 from calib_bench.studies.early_learning.rows import ORDINARY
 
-if TYPE_CHECKING:
-    import pandas as pd
+
+class Says(Sentences):
+    """What the study of early learning says."""
+
+    NOTHING = "Nothing has been measured yet."
+    COUNTS = "Of {number} numbers that the theory of early learning gives: {counts}."
+    CLAIM = "{met}{of}: {claim}, {where}, expected {wanted}{measured}."
+    MISSED = "{where}2 / lambda_max misses where descent is lost; the ratio of the two rates is {ends}."
+    SATURATION = "{where}Saturation bends the second law: at ordinary initial logits lambda_max/beta^2 is {values}."
+    LOST = "{where}The rate at which descent is lost, in critical rates: {ends}."
+    CATAPULTS = "{where}Above the critical rate the loss rose and came back at {betas}."
+    SLOPES = "{where}Slopes over beta: {exponents}."
+    NOT_CURVATURE = "{where}The curvature of the start does not set where descent is lost."
+    PARTED = (
+        "{where}From equal initial logits ({start}) networks leave the tangent model's common path, by a tenth of the "
+        "way, at tau {times}{together}."
+    )
+    TOGETHER = "; not within the path followed at {betas}"
+    UNCONVERGED = f"lambda_max has not converged to {TOLERANCE:g} at {{betas}}: it is an underestimate there."
+    NO_FRONTIER = "For some seeds training was lost at no rate tried, or at every rate: their frontier is missing."
+    ONE_SEED = "One seed: variation between initializations is unknown."
 
 
 def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
@@ -25,7 +45,7 @@ def verdict(frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     yield from _counts(accepted)
     for row in accepted.to_dict("records"):
         measured = "" if row["met"] == "not measured" else f": {row['smallest']:.3f} to {row['largest']:.3f}"
-        yield f"{row['met']}{_of(row, accepted)}: {row['claim']}, {row['where']}, expected {row['wanted']}{measured}."
+        yield Says.CLAIM.of(**row | {"of": _of(row, accepted), "measured": measured})
     yield from _saturation(frames["curves"])
     yield from _lost(frames["edges"], frames["slopes"])
     yield from _parted(frames["common"])
@@ -43,16 +63,16 @@ def _missed(edges: pd.DataFrame) -> Iterator[str]:
         relative = _relative(rows)
         if _is_missed(relative):
             ends = " and ".join(_at(relative, beta) for beta in (relative.idxmin(), relative.idxmax()))
-            yield f"{where}2 / lambda_max misses where descent is lost; the ratio of the two rates is {ends}."
+            yield Says.MISSED.of(where=where, ends=ends)
 
 
 def _counts(accepted: pd.DataFrame) -> Iterator[str]:
     if not len(accepted):
-        yield "Nothing has been measured yet."
+        yield Says.NOTHING
         return
     counts = accepted["met"].value_counts()
     parts = ", ".join(f"{counts.get(state, 0)} {state}" for state in ("met", "not met", "not measured"))
-    yield f"Of {len(accepted)} numbers that the theory of early learning gives: {parts}."
+    yield Says.COUNTS.of(number=len(accepted), counts=parts)
 
 
 def _of(row: Mapping[str, Any], frame: pd.DataFrame) -> str:
@@ -66,10 +86,8 @@ def _saturation(curves: pd.DataFrame) -> Iterator[str]:
         large = LARGE.of(rows[rows["logits"] == ORDINARY])
         mean = large.groupby("beta")["over_beta2"].mean()
         if len(mean) > 1:
-            values = ", ".join(
-                _at(mean, beta) for beta in dict.fromkeys((mean.index[0], mean.idxmax(), mean.index[-1]))
-            )
-            yield f"{where}Saturation bends the second law: at ordinary initial logits lambda_max/beta^2 is {values}."
+            ends = dict.fromkeys((mean.index[0], mean.idxmax(), mean.index[-1]))
+            yield Says.SATURATION.of(where=where, values=", ".join(_at(mean, beta) for beta in ends))
 
 
 def _at(values: pd.Series, beta: float) -> str:
@@ -96,15 +114,15 @@ def _lost(edges: pd.DataFrame, slopes: pd.DataFrame) -> Iterator[str]:
         if not len(relative):
             continue
         ends = " and ".join(_at(relative, beta) for beta in (relative.index[0], relative.index[-1]))
-        yield f"{where}The rate at which descent is lost, in critical rates: {ends}."
+        yield Says.LOST.of(where=where, ends=ends)
         catapults = rows[rows["catapults"] > 0].sort_values("beta")
         if len(catapults):
-            yield f"{where}Above the critical rate the loss rose and came back at {_betas(catapults)}."
+            yield Says.CATAPULTS.of(where=where, betas=_betas(catapults))
         exponents = _exponents(slopes, rows["model"].iloc[0], rows["variant"].iloc[0])
         if exponents:
-            yield f"{where}Slopes over beta: {exponents}."
+            yield Says.SLOPES.of(where=where, exponents=exponents)
         if _is_missed(relative):
-            yield f"{where}The curvature of the start does not set where descent is lost."
+            yield Says.NOT_CURVATURE.of(where=where)
 
 
 def _exponents(slopes: pd.DataFrame, model: str, variant: str | None) -> str:
@@ -122,9 +140,8 @@ def _parted(common: pd.DataFrame) -> Iterator[str]:
         for start, rows in family_rows.groupby("start", sort=False):
             left, stayed = rows.dropna(subset="tau_nl"), rows[rows["tau_nl"].isna()]
             times = ", ".join(f"{row.tau_nl:.2g} at beta={row.beta:.3g}" for row in left.itertuples())
-            together = f"; not within the path followed at {_betas(stayed)}" if len(stayed) else ""
-            path = "leave the tangent model's common path, by a tenth of the way"
-            yield f"{where}From equal initial logits ({start}) networks {path}, at tau {times or 'none'}{together}."
+            together = Says.TOGETHER.of(betas=_betas(stayed)) if len(stayed) else ""
+            yield Says.PARTED.of(where=where, start=start, times=times or "none", together=together)
 
 
 def _betas(frame: pd.DataFrame) -> str:
@@ -136,10 +153,9 @@ def warnings(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     yield from smoke_warnings(grid)
     curves = frames["curves"]
     if len(curves) and not curves["converged"].all():
-        where = _betas(curves[~curves["converged"]].sort_values("beta"))
-        yield f"lambda_max has not converged to {TOLERANCE:g} at {where}: it is an underestimate there."
+        yield Says.UNCONVERGED.of(betas=_betas(curves[~curves["converged"]].sort_values("beta")))
     edges = frames["edges"]
     if len(edges) and edges["frontier"].isna().any():
-        yield "For some seeds training was lost at no rate tried, or at every rate: their frontier is missing."
+        yield Says.NO_FRONTIER
     if len(grid.seed) == 1:
-        yield "One seed: variation between initializations is unknown."
+        yield Says.ONE_SEED

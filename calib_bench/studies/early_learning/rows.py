@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.result_rows import Row
@@ -16,10 +17,6 @@ from calib_bench.dynamics.gradient_flow import crossing
 from calib_bench.inference import crossed_interval
 from calib_bench.studies.early_learning.descent import fate, first_lost
 from calib_bench.studies.early_learning.probes import COMMON
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 DEPARTED = 0.1
 """A model has left its tangent when they are this share of the way apart."""
@@ -69,8 +66,6 @@ def frames(trials: Mapping[str, Sequence[Trial]], store: Results) -> dict[str, p
         trials: by probe, those that the store holds.
         store: where what they measured is read.
     """
-    import pandas as pd
-
     name = Names(trials["stability"])
 
     def frame(kind: str, measured: Callable[[Mapping[str, Any], Trial], Row]) -> pd.DataFrame:
@@ -89,8 +84,6 @@ def frames(trials: Mapping[str, Sequence[Trial]], store: Results) -> dict[str, p
 
 def summarized(measured: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """The rows of every table: the frames as they are, and means over seeds."""
-    import pandas as pd
-
     tables = {name: pd.DataFrame(over_seeds(measured[of], by, columns)) for name, (of, by, columns) in MEANS.items()}
     return {**measured, **tables, "collapse": measured["common"], "measurements": measured["times"]}
 

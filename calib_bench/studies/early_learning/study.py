@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
 
 from calib_bench.analysis.tables import make_tables
 from calib_bench.core.results import Results
@@ -22,11 +26,6 @@ from calib_bench.planning import tuning
 from calib_bench.studies.early_learning import claims, figures, findings, probes, rows
 from calib_bench.studies.early_learning.result import EarlyLearningResult
 from calib_bench.studies.early_learning.tables import TABLES
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-
 
 KINDS = ("paths", "common", "curvature", "stability")
 PLAIN = {
@@ -109,8 +108,6 @@ def analyse(settings: Settings, store: Results) -> Analysis:
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    import pandas as pd
-
     by_kind = {kind: [trial for trial in trials(settings, kind) if store.has(trial)] for kind in KINDS}
     measured = rows.frames(by_kind, store)
     theory = {"acceptance": claims.acceptance(measured), "slopes": claims.exponents(measured)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from calib_bench.core.study import Analysis
 from calib_bench.report.drawing import (
@@ -42,7 +43,6 @@ def phase_plane(analysis: Analysis) -> Figure:
     """The selection score over beta and rate in three units, with the ridge, the frontier and the critical rate: a
     level ridge is a unit in which one rate serves every beta.
     """
-    import pandas as pd
     from matplotlib.figure import Figure
 
     phases = LearningRateResult.of(analysis).phases
@@ -80,7 +80,6 @@ def ridge(analysis: Analysis) -> Figure:
     """The best rate, the frontier and the critical rate over beta, with intervals, beside lines of powers -1 and -2:
     the line that a curve runs along is its law.
     """
-    import pandas as pd
     from matplotlib.figure import Figure
 
     phases = LearningRateResult.of(analysis).phases

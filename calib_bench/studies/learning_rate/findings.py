@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from calib_bench.analysis.findings import Finding, betas, hints
+from calib_bench.analysis.findings import Finding, Sentences, betas, hints
 from calib_bench.analysis.result_rows import cell, percent
 from calib_bench.analysis.table_notes import by_objective, smoke_warnings
 from calib_bench.analysis.warnings import data_notes, one_seed
@@ -23,10 +23,42 @@ PHRASES = {
 }  # fmt: skip
 
 
+class Says(Sentences):
+    """What the study of learning rates says."""
+
+    NO_SLOPES = "How the best rate depends on beta is inconclusive: fewer than two betas have one."
+    NO_RIDGE = "How the best rate depends on beta is inconclusive: fewer than two betas have one inside the grid."
+    RIDGE = "Over {betas} betas the best rate goes as beta^s, s = {slopes}{by_range}."
+    BY_RANGE = "; for the rate itself {ranges}"
+    DEPENDS = "So the best value depends on beta in each of the {units} units."
+    STILL = "Whether the best value of {names} depends on beta is inconclusive{hints}."
+    COLLAPSED = "beta={beta:.3g}, {collapsed_trials} trials, {share}"
+    NO_FRONTIER = "Where training fails was found at fewer than two betas: how that depends on beta is inconclusive."
+    FRONTIER = "Training fails above a rate that goes as beta^s with s = {slope} over all betas{by_range}."
+    THEORY = "; {slope} for {where} (theory at zero initial logits {theory:g}, {agrees}{beside})"
+    INSIDE = "inside the interval"
+    OUTSIDE = "outside the interval"
+    UNBOUNDED = "without an interval to compare with"
+    BESIDE = ", measured for the critical rate {slope}"
+    AGAINST = (
+        f"Against the critical rate {phase.LIMIT} at initialization, training begins to fail {{sides}}; elsewhere "
+        "inconclusive."
+    )
+    AT_EDGE = "{which}: the best rate is at the edge of its grid."
+    OPEN = "{which}: no frontier, since some seed trains at every rate above its best one or at none; give extend=."
+    UNCOVERED = (
+        "Trials collapsed at the best rate, which intervals do not cover: {listed}; where only some of a beta's seeds "
+        "did, no slope of the best rate is established."
+    )
+    LOST = "{model} beta={beta:.3g}, {collapsed_trials} trials"
+    UNCONVERGED = "lambda_max had not converged at {starts} starts: there it is an underestimate."
+    NO_RELATIVE = "No relative unit: lambda_max limits the rate of gradient descent, not that of another optimizer."
+
+
 def verdict(frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     """Sentences on every plane: its best rates, its collapses, and the rates at which training fails."""
     if not len(frames["slopes"]):
-        return ("How the best rate depends on beta is inconclusive: fewer than two betas have one.",)
+        return (Says.NO_SLOPES,)
     points_of = dict(by_objective(frames["phase"]))
     sentences = []
     for where, slopes in by_objective(frames["slopes"]):
@@ -58,17 +90,18 @@ def _ridge(slopes: pd.DataFrame) -> list[str]:
     rows = {unit: _row(slopes, phase.RIDGE, unit) for unit in phase.UNITS}
     fitted = {unit: row for unit, row in rows.items() if row is not None}
     if not fitted:
-        return ["How the best rate depends on beta is inconclusive: fewer than two betas have one inside the grid."]
-    parts = [f"{cell(row, 'slope')} for {NAMES[unit]}" for unit, row in fitted.items()]
-    text = f"Over {next(iter(fitted.values()))['betas']} betas the best rate goes as beta^s, s = {', '.join(parts)}"
-    return [f"{text}{_ridge_by_range(slopes)}.", _where_ridge_stays(fitted)]
+        return [Says.NO_RIDGE]
+    parts = ", ".join(f"{cell(row, 'slope')} for {NAMES[unit]}" for unit, row in fitted.items())
+    betas = next(iter(fitted.values()))["betas"]
+    ridge = Says.RIDGE.of(betas=betas, slopes=parts, by_range=_ridge_by_range(slopes))
+    return [ridge, _where_ridge_stays(fitted)]
 
 
 def _ridge_by_range(slopes: pd.DataFrame) -> str:
     """The best rate's slope in each range of beta that the theory tells apart; empty where there is none."""
     by_range = {where: _row(slopes, phase.RIDGE, "lr", where) for where in phase.THEORY}
     ranges = " and ".join(f"{cell(row, 'slope')} for {where}" for where, row in by_range.items() if row)
-    return f"; for the rate itself {ranges}" if ranges else ""
+    return Says.BY_RANGE.of(ranges=ranges) if ranges else ""
 
 
 def _where_ridge_stays(fitted: Mapping[str, Mapping[str, Any]]) -> str:
@@ -76,17 +109,13 @@ def _where_ridge_stays(fitted: Mapping[str, Mapping[str, Any]]) -> str:
     slopes = [Finding.of(row, "slope", where=NAMES[unit]) for unit, row in fitted.items()]
     still = [slope for slope in slopes if not slope.is_established]
     if not still:
-        return f"So the best value depends on beta in each of the {len(fitted)} units."
-    names = " or of ".join(slope.where for slope in still)
-    return f"Whether the best value of {names} depends on beta is inconclusive{hints(still)}."
+        return Says.DEPENDS.of(units=len(fitted))
+    return Says.STILL.of(names=" or of ".join(slope.where for slope in still), hints=hints(still))
 
 
 def _collapses(points: pd.DataFrame) -> list[str]:
     """How many trials failed or collapsed at the best rates."""
-    listed = "; ".join(
-        f"beta={row['beta']:.3g}, {row['collapsed_trials']} trials, {percent(row, 'collapsed')}"
-        for row in _collapsed(points)
-    )
+    listed = "; ".join(Says.COLLAPSED.of(**row, share=percent(row, "collapsed")) for row in _collapsed(points))
     return [f"Collapse at the best rate: {listed}."] if listed else []
 
 
@@ -99,10 +128,9 @@ def _frontier(slopes: pd.DataFrame, points: pd.DataFrame) -> list[str]:
     """Sentences on the rate at which training fails, against the critical rate and its theory."""
     overall = _row(slopes, phase.FRONTIER, "lr")
     if overall is None:
-        return ["Where training fails was found at fewer than two betas: how that depends on beta is inconclusive."]
+        return [Says.NO_FRONTIER]
     by_range = "".join(_against_theory(slopes, where, theory) for where, theory in phase.THEORY.items())
-    text = f"Training fails above a rate that goes as beta^s with s = {cell(overall, 'slope')} over all betas"
-    return [f"{text}{by_range}.", *_against_critical(points)]
+    return [Says.FRONTIER.of(slope=cell(overall, "slope"), by_range=by_range), *_against_critical(points)]
 
 
 def _against_theory(slopes: pd.DataFrame, where: str, theory: float) -> str:
@@ -111,11 +139,10 @@ def _against_theory(slopes: pd.DataFrame, where: str, theory: float) -> str:
     if row is None:
         return ""
     low, high = row["slope_low"], row["slope_high"]
-    agrees = "inside the interval" if low <= theory <= high else "outside the interval"
-    if not low < high:
-        agrees = "without an interval to compare with"
-    beside = f", measured for the critical rate {cell(critical, 'slope')}" if critical else ""
-    return f"; {cell(row, 'slope')} for {where} (theory at zero initial logits {theory:g}, {agrees}{beside})"
+    agrees = Says.INSIDE if low <= theory <= high else Says.OUTSIDE
+    agrees = agrees if low < high else Says.UNBOUNDED
+    beside = Says.BESIDE.of(slope=cell(critical, "slope")) if critical else ""
+    return Says.THEORY.of(slope=cell(row, "slope"), where=where, theory=theory, agrees=agrees, beside=beside)
 
 
 def _against_critical(points: pd.DataFrame) -> list[str]:
@@ -127,10 +154,7 @@ def _against_critical(points: pd.DataFrame) -> list[str]:
         "below": [row for row in rows if row.get(f"{frontier}_high", math.nan) < row.get(limit, math.nan)],
     }
     parts = [f"{side} it at {betas(side_rows)}" for side, side_rows in sides.items() if side_rows]
-    if not parts:
-        return []
-    critical = f"the critical rate {phase.LIMIT} at initialization"
-    return [f"Against {critical}, training begins to fail {' and '.join(parts)}; elsewhere inconclusive."]
+    return [Says.AGAINST.of(sides=" and ".join(parts))] if parts else []
 
 
 def warnings(
@@ -148,23 +172,19 @@ def _open_ends(row: Mapping[str, Any]) -> Iterator[str]:
     """Of a beta whose best rate is at the edge of the grid, or whose frontier was not found."""
     which = f"{row['model']} beta={row['beta']:.3g}"
     if not row["inside"]:
-        yield f"{which}: the best rate is at the edge of its grid."
+        yield Says.AT_EDGE.of(which=which)
     if not row.get(phase.column(phase.FRONTIER, "lr"), math.nan) > 0:
-        yield f"{which}: no frontier, since some seed trains at every rate above its best one or at none; give extend=."
+        yield Says.OPEN.of(which=which)
 
 
 def _collapse_warning(points: pd.DataFrame) -> list[str]:
-    lost = _collapsed(points)
-    if not lost:
-        return []
-    listed = "; ".join(f"{row['model']} beta={row['beta']:.3g}, {row['collapsed_trials']} trials" for row in lost)
-    consequence = "where only some of a beta's seeds did, no slope of the best rate is established"
-    return [f"Trials collapsed at the best rate, which intervals do not cover: {listed}; {consequence}."]
+    listed = "; ".join(Says.LOST.of(**row) for row in _collapsed(points))
+    return [Says.UNCOVERED.of(listed=listed)] if listed else []
 
 
 def _curvature_warnings(phases: Sequence[phase.Phase]) -> Iterator[str]:
     unconverged = sum(one.unconverged for one in phases)
     if unconverged:
-        yield f"lambda_max had not converged at {unconverged} starts: there it is an underestimate."
+        yield Says.UNCONVERGED.of(starts=unconverged)
     if any(not one.relative for one in phases):
-        yield "No relative unit: lambda_max limits the rate of gradient descent, not that of another optimizer."
+        yield Says.NO_RELATIVE

@@ -12,9 +12,11 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from calib_bench import registry
 from calib_bench.analysis import beta_rate_plane
@@ -30,12 +32,8 @@ from calib_bench.metrics import log_loss_n
 from calib_bench.planning import tuning
 from calib_bench.train.learning_rate import curvature
 
-if TYPE_CHECKING:
-    import torch
-    from numpy.typing import NDArray
-    from torch import Tensor, nn
+Array = NDArray[np.float64]
 
-    Array = NDArray[np.float64]
 
 PROBE = "learning_rate/curvature"
 UNITS = ("lr", "lr_eff", "lr_rel")
@@ -58,8 +56,6 @@ def start_of(grid: Grid, template: Trial, seed: int) -> Trial | None:
 
 def measure_curvature(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> dict[str, Tensor]:
     """lambda_max at initialization and whether it converged, float64 [2]."""
-    import torch
-
     value, converged = curvature(trial, model, splits, device, registry.objectives())
     return {"lambda_max": torch.tensor([value, float(converged)], dtype=torch.float64)}
 

@@ -73,14 +73,12 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     grid = beta_rate_plane.all_seeds(grid)
     reader = Reader.of(grid, store)
     phases = [one for arms, variant in reader.families for one in _phases(grid, store, arms, variant)]
-    frames, control_rows = _frames(phases), reader.controls()
-    tables = make_tables(TABLES, frames, grid)
-    if len(control_rows):
-        tables["controls"] = controls.table(control_rows, grid)
+    control_rows = reader.controls()
+    frames = {**_frames(phases), "controls": control_rows}
     short = summary(frames)
     return Analysis(
         verdict=(*verdict(frames), *controls.told(control_rows)),
-        tables=tables,
+        tables=make_tables(TABLES, frames, grid),
         warnings=warnings(grid, phases, frames, store),
         summary=(*short, *controls.outcome(control_rows)) if short else (),
         result=LearningRateResult(

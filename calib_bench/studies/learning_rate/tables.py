@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from calib_bench.analysis import beta_rate_plane
+from calib_bench.analysis import beta_rate_plane, controls
 from calib_bench.analysis.result_rows import Row, cell
 from calib_bench.analysis.table_notes import by_objective
 from calib_bench.analysis.tables import STAR, TableSpec
@@ -49,6 +49,7 @@ TABLES = {
         first=("seeds", "inside", *(phase.column(rate, "lr") for rate in phase.RATES), "headroom", "limit"),
     ),
     "cells": TableSpec("Every cell of the plane", ("{score} on the selection split, mean over seeds; failed: share",)),
+    "controls": controls.TABLE,
 }
 
 

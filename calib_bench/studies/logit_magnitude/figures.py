@@ -14,15 +14,14 @@ from calib_bench.report.drawing import (
     by_family,
     dodge_factor,
     draw_estimates,
-    draw_line,
     empty_figure,
     family_grid,
     figure_legend,
     mark_untuned,
     plain,
-    set_beta_axis,
     shades,
 )
+from calib_bench.report.panels import ZERO_LINE, draw_columns, draw_families, mark_zero, rows_of
 from calib_bench.studies.logit_magnitude.plane import BETA, METRICS, ZERO
 
 if TYPE_CHECKING:
@@ -30,6 +29,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+FACTOR_LOOKS: dict[str, dict[str, Any]] = {
+    "total": {"color": "k", "marker": "o"},
+    "head_rate": {"color": "C0", "marker": "D"},
+    "initial_magnitude": {"color": "C1", "marker": "s"},
+}
+FACTOR_NAMES = {"total": "training at beta", "head_rate": "head rate", "initial_magnitude": "initial magnitude"}
+NO_PAIRS = "No arm shares a finished seed with the model alone at the reference yet."
+NO_DESIGN = "No design has finished seeds in all of its cells."
+UNTRAINED = "The 2x2 of head rate and initial head was not trained: see the warnings."
 LABELS = {"accuracy": "test accuracy", "repaired_log_loss": "repaired log loss (nats)"}
 SHORT = {"accuracy": "accuracy", "repaired_log_loss": "repaired log loss"}
 
@@ -39,10 +47,9 @@ def plane(analysis: Analysis) -> Figure:
 
     Both less those of the model alone at the reference, whose line is zero: paired, so that the bars can be compared.
     """
-    table = analysis.tables.get("plane")
-    if table is None or "accuracy_change" not in table.frame:
-        return empty_figure("No arm shares a finished seed with the model alone at the reference yet.")
-    frame = table.frame[table.frame["initial_norm"].notna()]
+    frame = rows_of(analysis, "plane", "initial_norm")
+    if "accuracy_change" not in frame:
+        return empty_figure(NO_PAIRS)
     reference = analysis.result.reference
     frame = frame.fillna({f"{metric}_change": 0.0 for metric in METRICS})
     colors = shades(frame["beta"])
@@ -57,7 +64,7 @@ def plane(analysis: Analysis) -> Figure:
         for axis, metric in zip(line, METRICS, strict=True):
             for beta, beta_rows in rows.groupby("beta"):
                 _over_norm(axis, beta_rows, f"{metric}_change", colors[float(beta)])
-            axis.axhline(0, color="0.4", linewidth=0.8)
+            axis.axhline(0, **ZERO_LINE)
             reference_rows = rows[rows["correlation"].isna() & (rows["beta"] == reference)]
             level = f" ({float(reference_rows[metric].iloc[0]):.3g})" if len(reference_rows) else ""
             axis.set_ylabel(f"{LABELS[metric]}\nminus that of beta={reference:g} alone{level}")
@@ -119,10 +126,9 @@ def shares_of_variance(analysis: Analysis) -> Figure:
     """Shares of variance with intervals: beta's or the head rate's, and the initial magnitude's at given ones. Where
     the intervals part, the larger one matters more.
     """
-    table = analysis.tables.get("shares")
-    if table is None or "other_share" not in table.frame:
-        return empty_figure("No design has finished seeds in all of its cells.")
-    frame = table.frame[table.frame["other_share"].notna()]
+    frame = rows_of(analysis, "shares", "other_share")
+    if not len(frame):
+        return empty_figure(NO_DESIGN)
     several = frame["model"].nunique() > 1 or frame["objective"].nunique() > 1 or frame["variant"].nunique() > 0
     lines = list(dict.fromkeys(_line_name(row, several) for row in frame.to_dict("records")))
     from matplotlib.figure import Figure
@@ -158,25 +164,14 @@ def factors(analysis: Analysis) -> Figure:
     """The 2x2 over beta: main effects of head rate and initial magnitude, and their sum, which is training at beta: the
     effect that lies on the sum is what beta does.
     """
-    table = analysis.tables.get("two_by_two")
-    if table is None:
-        return empty_figure("The 2x2 of head rate and initial head was not trained: see the warnings.")
-    frame = table.frame
-    figure, axes = family_grid(frame, len(METRICS), 3.1)
-    looks = {
-        "total": ("k", "o", "training at beta"),
-        "head_rate": ("C0", "D", "head rate"),
-        "initial_magnitude": ("C1", "s", "initial magnitude"),
-    }
-    for (name, rows), line in zip(by_family(frame), axes, strict=False):
-        for axis, metric in zip(line, METRICS, strict=True):
-            metric_rows = rows[rows["metric"] == metric.replace("_", " ")].sort_values("beta")
-            for i, (column, (color, marker, _)) in enumerate(looks.items()):
-                draw_line(axis, metric_rows, column, dodge_factor(i, len(looks)), color=color, marker=marker)
-            axis.axhline(0, color="0.4", linewidth=0.8)
-            axis.set_ylabel(f"change of {LABELS[metric]}")
-            set_beta_axis(axis, [*rows["beta"], analysis.result.reference])
-        line[0].set_title(name, loc="left")
-    keys = [(label, {"color": color, "marker": marker}) for color, marker, label in looks.values()]
-    figure_legend(figure, keys)
-    return figure
+    frame = rows_of(analysis, "two_by_two")
+    if not len(frame):
+        return empty_figure(UNTRAINED)
+
+    def draw(axis: Axes, rows: pd.DataFrame, metric: str) -> None:
+        draw_columns(axis, rows[rows["metric"] == metric.replace("_", " ")], FACTOR_LOOKS)
+        mark_zero(axis, [*rows["beta"], analysis.result.reference])
+
+    panels = [(metric, f"change of {LABELS[metric]}") for metric in METRICS]
+    keys = [(FACTOR_NAMES[column], look) for column, look in FACTOR_LOOKS.items()]
+    return draw_families(frame, panels, 3.1, draw, keys)

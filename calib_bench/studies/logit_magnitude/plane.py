@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from calib_bench.analysis.arms import over_seeds
 from calib_bench.analysis.calibration_variance import own_fit
@@ -19,7 +18,7 @@ from calib_bench.analysis.contrast import contrast
 from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields, limits
-from calib_bench.inference import VarianceShares, score_interval, variance_shares
+from calib_bench.inference import score_interval, variance_shares
 from calib_bench.planning.tuning import together
 
 METRICS = {"accuracy": ("raw", "correct"), "repaired_log_loss": ("temperature_scaling", "log_loss")}
@@ -88,10 +87,15 @@ def contrasts(cells: Sequence[Cell], reference: float, nested: bool) -> Iterator
         if len(column) > 1:
             yield _pair(MAGNITUDE, column[-1], column[0], nested)
     for alike in equal_norms(comparable):
-        base = min(alike, key=lambda cell: abs(math.log(cell.beta / reference)))
-        for cell in sorted(alike, key=lambda cell: cell.beta):
-            if cell is not base:
-                yield _pair(BETA, cell, base, nested)
+        yield from _over_beta(alike, reference, nested)
+
+
+def _over_beta(alike: Sequence[Cell], reference: float, nested: bool) -> Iterator[Row]:
+    """Of cells with equal initial logits, every beta minus that nearest the reference."""
+    base = min(alike, key=lambda cell: abs(math.log(cell.beta / reference)))
+    for cell in sorted(alike, key=lambda cell: cell.beta):
+        if cell is not base:
+            yield _pair(BETA, cell, base, nested)
 
 
 def equal_norms(cells: Sequence[Cell]) -> list[list[Cell]]:
@@ -131,12 +135,12 @@ def plane_shares(cells: Sequence[Cell]) -> list[Row]:
     Main effects are of beta and of the correlation; the initial magnitude's share given beta is all that the
     correlation does within the betas, its interaction with them included.
     """
-    layout = {(cell.beta, cell.correlation): cell for cell in cells if cell.correlation is not None}
-    correlations = sorted({c for _, c in layout if c is not None})
-    betas = sorted({beta for beta, _ in layout})
-    complete = [b for b in betas if all((b, c) in layout and layout[b, c].measures.seeds for c in correlations)]
-    grid = [[layout[b, c] for c in correlations] for b in complete]
-    return _shares(f"{len(complete)} betas x {len(correlations)} correlations", BETA, grid)
+    pairs = [(cell.correlation, cell) for cell in cells if cell.correlation is not None]
+    correlations = sorted({correlation for correlation, _ in pairs})
+    trained = {(cell.beta, correlation): cell for correlation, cell in pairs if cell.measures.seeds}
+    lines = [[trained.get((beta, c)) for c in correlations] for beta in sorted({cell.beta for _, cell in pairs})]
+    grid = [[cell for cell in line if cell is not None] for line in lines if None not in line]
+    return _shares(f"{len(grid)} betas x {len(correlations)} correlations", BETA, grid)
 
 
 def factor_shares(beta: float, cells: Mapping[tuple[bool, bool], Measures]) -> list[Row]:
@@ -157,22 +161,20 @@ def _shares(design: str, other: str, grid: Sequence[Sequence[Cell]]) -> list[Row
     common = set(everyone[0].seeds).intersection(*(measures.seeds for measures in everyone))
     seeds = [seed for seed in everyone[0].seeds if seed in common]
     about: Row = {"other": other, "seeds": len(seeds), "tuning": together(measures.arm for measures in everyone)}
-    if any(map(mixed, everyone)):
-        about[TWO_KINDS] = "these cells"
-    rows = []
-    for metric in METRICS:
-        row = {"design": design, "metric": metric.replace("_", " "), **about}
-        rows.append(row | _columns(variance_shares(_results(grid, seeds, metric))) if seeds else row)
-    return rows
+    about |= {TWO_KINDS: "these cells"} if any(map(mixed, everyone)) else {}
+    return [
+        {"design": design, "metric": metric.replace("_", " "), **about, **_columns(grid, seeds, metric)}
+        for metric in METRICS
+    ]
 
 
-def _results(grid: Sequence[Sequence[Cell]], seeds: Sequence[int], metric: str) -> list[list[list[float]]]:
-    """Mean scores of every cell and seed, [A, B, S]."""
+def _columns(grid: Sequence[Sequence[Cell]], seeds: Sequence[int], metric: str) -> Row:
+    """The shares of a metric's variance, of mean scores [A, B, S]; none without seeds."""
+    if not seeds:
+        return {}
     method, score = METRICS[metric]
-    return [[cell.measures.scores(method, score, seeds).mean(1).tolist() for cell in line] for line in grid]
-
-
-def _columns(shares: VarianceShares) -> dict[str, Any]:
+    means = [[cell.measures.scores(method, score, seeds).mean(1).tolist() for cell in line] for line in grid]
+    shares = variance_shares(means)
     columns = fields("other_share", shares.first) | fields("magnitude_share", shares.second_given_first)
     columns |= fields("interaction_share", shares.interaction) | fields("seed_share", shares.seed)
     return columns | {"other_share_p": shares.p_first, "magnitude_share_p": shares.p_second}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+from pandas import DataFrame, concat
+
 from calib_bench.analysis.estimate import Estimate
 from calib_bench.core.study import Analysis
 from calib_bench.core.trial import CROSS_ENTROPY
@@ -16,10 +19,11 @@ from calib_bench.report.drawing import (
     figure_legend,
     plain,
     set_beta_axis,
+    shades,
 )
+from calib_bench.report.panels import ZERO_LINE, rows_of
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -82,14 +86,9 @@ def separation(analysis: Analysis) -> Figure:
 
     A panel an objective, a row of panels a model.
     """
-    from pandas import DataFrame, concat
-
-    frame = analysis.tables["separation"].frame
-    if "log_loss_total" not in frame:
-        return empty_figure("no arm shares a finished seed with the reference yet")
-    frame = frame[frame["log_loss_total"].notna()]
+    frame = rows_of(analysis, "separation", "log_loss_total")
     if not len(frame):
-        return empty_figure("no change of log loss is a number")
+        return empty_figure("no arm shares a finished seed with the reference yet")
     objectives = list(dict.fromkeys(frame["objective"]))
     figure, axes = family_grid(frame, len(objectives), 3.1, sharey="row")
     reference = analysis.result.reference
@@ -102,7 +101,7 @@ def separation(analysis: Analysis) -> Figure:
             objective_rows = objective_rows.sort_values("beta")
             for i, (column, _, color, marker) in enumerate(PARTS):
                 draw_line(axis, objective_rows, column, dodge_factor(i, 3), color=color, marker=marker)
-            axis.axhline(0, color="0.4", linewidth=0.8)
+            axis.axhline(0, **ZERO_LINE)
             axis.set_title(objective if len(axes) == 1 else f"{name}, {objective}", loc="left")
             set_beta_axis(axis, [*rows.beta, reference])
         line[0].set_ylabel("change of log loss (nats)")
@@ -125,8 +124,6 @@ def reliability(analysis: Analysis) -> Figure:
 
     A mark's area is its bin's share of the examples; lines pass bins with at least 1%.
     """
-    from pandas import DataFrame
-
     frame = DataFrame(analysis.result.reliability)
     frame = frame[frame.objective == CROSS_ENTROPY] if len(frame) else frame
     if not len(frame):
@@ -191,29 +188,25 @@ def learning_rates(analysis: Analysis) -> Figure:
     """Selection score over the learning rate, a panel an objective, a shade a beta; the chosen rate is circled: one
     at the end of its curve may not be the best.
     """
-    from matplotlib import colormaps
-
-    frame = analysis.tables["rates"].frame
-    frame = frame[frame.score.notna()] if "score" in frame else frame
+    frame = rows_of(analysis, "rates", "score")
     if not len(frame):
         return empty_figure("no rate has been tried yet")
     objectives = list(dict.fromkeys(frame["objective"]))
     figure, axes = family_grid(frame, len(objectives), 3.1, sharey="row")
-    betas = sorted(set(frame.beta))
-    shades = {beta: colormaps["viridis"](0.9 * i / max(len(betas) - 1, 1)) for i, beta in enumerate(betas)}
+    colors = shades(frame["beta"])
     for (name, rows), line in zip(by_family(frame), axes, strict=False):
         finite = rows[rows.score < float("inf")]
         for axis, objective in zip(line, objectives, strict=False):
             for beta, curve in finite[finite.objective == objective].sort_values("rate").groupby("beta"):
-                axis.plot(curve.rate, curve.score, color=shades[beta], marker=".")
+                axis.plot(curve.rate, curve.score, color=colors[beta], marker=".")
                 best = curve[curve.chosen]
-                axis.plot(best.rate, best.score, color=shades[beta], marker="o", markersize=8, fillstyle="none")
+                axis.plot(best.rate, best.score, color=colors[beta], marker="o", markersize=8, fillstyle="none")
             axis.set(xscale="log", yscale="log", xlabel=f"learning rate ({rows.unit.iloc[0]})")
             axis.set_title(objective if len(axes) == 1 else f"{name}, {objective}", loc="left")
             plain(axis.xaxis)
             plain(axis.yaxis)
         line[0].set_ylabel("selection score")
-    figure_legend(figure, [(f"beta={beta:.3g}", {"color": shade, "marker": "."}) for beta, shade in shades.items()])
+    figure_legend(figure, [(f"beta={beta:.3g}", {"color": shade, "marker": "."}) for beta, shade in colors.items()])
     return figure
 
 

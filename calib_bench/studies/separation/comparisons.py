@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from calib_bench import registry
 from calib_bench.analysis.calibration_variance import same_calibration
@@ -28,11 +29,8 @@ from calib_bench.core.results import Results
 from calib_bench.core.trial import CROSS_ENTROPY, Trial
 from calib_bench.studies.separation.snapshots import AtLoss, common_level
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from numpy.typing import NDArray
+Array = NDArray[np.float64]
 
-    Array = NDArray[np.float64]
 
 EQUAL_EPOCHS, EQUAL_LOSS, BEST_EPOCH = COMPARISONS = ("equal_epochs", "equal_loss", "best_epoch")
 HISTORY = {"raw": "selection_log_loss", "repaired": "selection_repaired_log_loss"}

@@ -6,22 +6,24 @@ more confidence, and so all of these metrics: what is left after it is what no t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from calib_bench.analysis.calibration_variance import set_influence
 from calib_bench.analysis.contrast import difference_of
 from calib_bench.analysis.findings import Finding, overview
 from calib_bench.analysis.measure import Measures
-from calib_bench.analysis.result_rows import Row, adjusted, doubtful, fields, marks
+from calib_bench.analysis.result_rows import Row, doubtful, fields
 from calib_bench.analysis.scores import SETS
-from calib_bench.analysis.table_notes import NAMES, display_columns, families, sample, table_note
+from calib_bench.analysis.table_notes import NAMES, families
+from calib_bench.analysis.tables import STAR, TableSpec
 from calib_bench.analysis.trial_predictions import RAW, REPAIRED
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Analysis, Table
+from calib_bench.core.study import Analysis
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import DECISIONS, Fitted, Interval, decision_intervals
 from calib_bench.report.drawing import (
@@ -32,9 +34,9 @@ from calib_bench.report.drawing import (
     figure_legend,
     set_beta_axis,
 )
+from calib_bench.report.panels import ZERO_LINE, rows_of
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -114,42 +116,36 @@ def _row(intervals: dict[str, Interval]) -> Row:
     return row | doubtful(intervals)
 
 
-def table(frame: pd.DataFrame, grid: Grid) -> Table:
-    """Table of differences in what confidence is worth to a decision."""
-    frame = adjusted(frame, "method")
-    return Table(
-        "Decisions: change of ranking, selective prediction and conformal sets",
-        display_columns(frame, grid),
-        table_note(
-            grid,
-            _words(frame, grid.reference),
-            f"Each arm minus beta={grid.reference:g} with cross-entropy, before (raw) and after temperature scaling",
-            "auroc: the chance that a right answer has more confidence than a wrong one; augrc: the share of examples "
-            "that are answered, and wrongly, mean over all shares answered; coverage at 5 risk: the share of examples, "
-            "the most confident first, that can be answered with 5% errors; risk at 80 coverage: the share of errors "
-            "among the 80% with most confidence",
-            "lac, aps, raps: split conformal sets with thresholds from the calibration split, made to hold the label "
-            "for 90% of the examples: the share that they do hold, and classes in a set; nothing is drawn at random, "
-            "so that sets of aps and raps, never empty, may cover more",
-            f"{sample(frame)}; of the coverage at 5% risk by bootstrap. The calibration examples behind the thresholds "
-            "are counted, those behind temperatures and the choice of rates are not",
-            "* Holm-adjusted p < .05 over the arms, for each method and column",
-            *marks(frame),
-        ),
-        names=(*NAMES, "method"),
-        first=(*DECISIONS, "lac_size", "aps_size"),
-    )
-
-
-def _words(frame: pd.DataFrame, reference: float) -> str:
+def _words(frame: pd.DataFrame, grid: Grid) -> Iterator[str]:
     """Sentences on where training at another beta changes decisions even after temperature scaling."""
-    chosen = (frame["method"] == REPAIRED) & (frame["objective"] == CROSS_ENTROPY) & (frame["beta"] != reference)
-    sentences = []
-    for where, group in families(frame[chosen]):
+    repaired = frame[frame["method"] == REPAIRED]
+    other_betas = repaired[(repaired["objective"] == CROSS_ENTROPY) & (repaired["beta"] != grid.reference)]
+    for where, group in families(other_betas):
         rows = group.to_dict("records")
         changes = [finding_of(row, column, name) for column, name in TOLD.items() for row in rows]
-        sentences.append(f"{where}Changes after temperature scaling. {overview(changes)}")
-    return ". ".join(sentences)
+        yield f"{where}Changes after temperature scaling. {overview(changes)}"
+
+
+TABLE = TableSpec(
+    "Decisions: change of ranking, selective prediction and conformal sets",
+    (
+        "Each arm minus {reference} with cross-entropy, before (raw) and after temperature scaling",
+        "auroc: the chance that a right answer has more confidence than a wrong one; augrc: the share of examples "
+        "that are answered, and wrongly, mean over all shares answered; coverage at 5 risk: the share of examples, "
+        "the most confident first, that can be answered with 5% errors; risk at 80 coverage: the share of errors "
+        "among the 80% with most confidence",
+        "lac, aps, raps: split conformal sets with thresholds from the calibration split, made to hold the label "
+        "for 90% of the examples: the share that they do hold, and classes in a set; nothing is drawn at random, "
+        "so that sets of aps and raps, never empty, may cover more",
+        "{sample}; of the coverage at 5% risk by bootstrap. The calibration examples behind the thresholds are "
+        "counted, those behind temperatures and the choice of rates are not",
+        f"{STAR} over the arms, for each method and column",
+    ),
+    names=(*NAMES, "method"),
+    first=(*DECISIONS, "lac_size", "aps_size"),
+    holm=("method",),
+    words=_words,
+)
 
 
 def finding_of(row: Row, column: str, name: str) -> Finding:
@@ -167,10 +163,9 @@ def figure(analysis: Analysis) -> Figure | None:
     intervals; a colour an objective. More is better for AUROC and coverage, less for the other four."""
     from matplotlib.figure import Figure
 
-    shown = analysis.tables.get("decisions")
-    if shown is None:
+    frame = rows_of(analysis, "decisions")
+    if not len(frame):
         return None
-    frame = shown.frame
     families = list(by_family(frame))
     figure = Figure(figsize=(WIDTH, 5.2 * len(families)))
     axes = figure.subplots(len(PANELS) // ACROSS * len(families), ACROSS, squeeze=False)
@@ -186,8 +181,6 @@ def figure(analysis: Analysis) -> Figure | None:
 
 def _panel(axis: Axes, rows: pd.DataFrame, column: str, colors: dict[str, str], reference: float) -> None:
     """Lines over beta of one metric, one for each objective and method; cross-entropy's pass the reference at 0."""
-    import pandas as pd
-
     series = [(objective, method) for objective in colors for method in LOOKS]
     for i, (objective, method) in enumerate(series):
         line = rows[(rows["objective"] == objective) & (rows["method"] == method)]
@@ -196,7 +189,7 @@ def _panel(axis: Axes, rows: pd.DataFrame, column: str, colors: dict[str, str], 
             line = pd.concat([line, pd.DataFrame([no_change])])
         look = {"color": colors[objective], **LOOKS[method]}
         draw_line(axis, line.sort_values("beta"), column, dodge_factor(i, len(series)), **look)
-    axis.axhline(0, color="0.4", linewidth=0.8)
+    axis.axhline(0, **ZERO_LINE)
     set_beta_axis(axis, [*rows["beta"], reference])
 
 

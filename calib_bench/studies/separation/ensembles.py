@@ -15,25 +15,27 @@ have been chosen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from calib_bench import registry
 from calib_bench.analysis import collapse, fitting
 from calib_bench.analysis.findings import findings_of, overview
 from calib_bench.analysis.measure import Measures
-from calib_bench.analysis.result_rows import Row, adjusted, fields, marks
+from calib_bench.analysis.result_rows import Row, fields
 from calib_bench.analysis.scores import MEANS, REPAIRED
-from calib_bench.analysis.table_notes import NAMES, display_columns, families, table_note
+from calib_bench.analysis.table_notes import NAMES, families
+from calib_bench.analysis.tables import STAR, TableSpec
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY, Trial
 from calib_bench.inference import (
     Fitted,
@@ -48,12 +50,8 @@ from calib_bench.inference import (
 from calib_bench.metrics import ece
 from calib_bench.metrics.scores import scores_n
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from numpy.typing import NDArray
-    from torch import Tensor
+Array = NDArray[np.float64]
 
-    Array = NDArray[np.float64]
 
 SINGLE, SINGLE_REPAIRED = "single seeds", "single seeds, temperature scaled"
 POOLED, REPAIRED_POOLED = "pooled", "temperature scaled, then pooled"
@@ -321,40 +319,30 @@ LEFT_OUT = (
 """What intervals of ensembles count, for notes."""
 
 
-def table(frame: pd.DataFrame, grid: Grid) -> Table:
-    """Table of every arm's ensemble beside its single seeds."""
-    frame = adjusted(frame, "method")
-    return Table(
-        "Ensembles: the seeds of an arm pooled, before and after repair",
-        display_columns(frame, grid),
-        table_note(
-            grid,
-            *words(frame),
-            "Means of probabilities over an arm's seeds, test split; pooled, then temperature scaled: one temperature, "
-            "fitted to the pooled log probabilities of the calibration split. pooling: the ensemble minus the mean of "
-            "single seeds, both repaired or neither",
-            f"95% intervals; {LEFT_OUT}. ECE has no interval here",
-            "kappa: the temperature in units of beta; below 1 what was scaled was underconfident",
-            "* Holm-adjusted p < .05 over the arms, for each method and column",
-            *marks(frame),
-        ),
-        names=(*NAMES, "method"),
-        first=("members", "accuracy", "log_loss", "ece", "kappa", "pooling_accuracy", "pooling_log_loss"),
-    )
+TOLD = (("pooling_accuracy", "accuracy", ""), ("pooling_log_loss", "repaired log loss", "nats"))
+"""Gains that the note tells of, with their names in it and their units."""
 
 
-def words(frame: pd.DataFrame) -> list[str]:
+def _words(frame: pd.DataFrame, _: Grid) -> Iterator[str]:
     """Sentences on what pooling gains over single seeds, both repaired, under cross-entropy."""
-    sentences = []
     for where, group in families(frame[frame["method"] == POOLED_REPAIRED]):
         arm_rows = group[group["objective"] == CROSS_ENTROPY].sort_values("beta").to_dict("records")
-        gains = [
-            one
-            for column, name, unit in (
-                ("pooling_accuracy", "accuracy", ""),
-                ("pooling_log_loss", "repaired log loss", "nats"),
-            )
-            for one in findings_of(arm_rows, column, name, unit)
-        ]
-        sentences.append(f"{where}What pooling changes. {overview(gains, estimates=True)}")
-    return sentences
+        gains = [gain for column in TOLD for gain in findings_of(arm_rows, *column)]
+        yield f"{where}What pooling changes. {overview(gains, estimates=True)}"
+
+
+TABLE = TableSpec(
+    "Ensembles: the seeds of an arm pooled, before and after repair",
+    (
+        "Means of probabilities over an arm's seeds, test split; pooled, then temperature scaled: one temperature, "
+        "fitted to the pooled log probabilities of the calibration split. pooling: the ensemble minus the mean of "
+        "single seeds, both repaired or neither",
+        f"95% intervals; {LEFT_OUT}. ECE has no interval here",
+        "kappa: the temperature in units of beta; below 1 what was scaled was underconfident",
+        f"{STAR} over the arms, for each method and column",
+    ),
+    names=(*NAMES, "method"),
+    first=("members", "accuracy", "log_loss", "ece", "kappa", "pooling_accuracy", "pooling_log_loss"),
+    holm=("method",),
+    words=_words,
+)

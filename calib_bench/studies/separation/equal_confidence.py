@@ -16,36 +16,38 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from calib_bench.analysis.calibration_variance import same_calibration
 from calib_bench.analysis.contrast import difference_of
 from calib_bench.analysis.findings import Finding, changes, findings_of, overview
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import SCORES, shift
-from calib_bench.analysis.result_rows import Row, adjusted, doubtful, fields, marks
-from calib_bench.analysis.table_notes import display_columns, families, over_beta, sample, table_note
+from calib_bench.analysis.result_rows import Row, adjusted, doubtful, fields
+from calib_bench.analysis.table_notes import families, over_beta
+from calib_bench.analysis.tables import STAR, TableSpec
 from calib_bench.analysis.temperature_influence import temperature_slopes
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Table
 from calib_bench.core.trial import Trial
 from calib_bench.inference import Fitted, Interval, crossed_interval, ece_interval, fitted, share
 from calib_bench.inference.scores import with_doubt
 from calib_bench.metrics.scores import scores_n
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from numpy.typing import NDArray
-    from torch import Tensor
+Array = NDArray[np.float64]
 
-    Array = NDArray[np.float64]
 
 METRICS = {"log loss": "log_loss", "Brier": "brier", "accuracy": "correct", "mean confidence": "confidence"}
 """Metrics that are means over examples, and the per-example score each is the mean of."""
 FIRST = ("log loss", "accuracy")
-"""Metrics of `table`; the others, and ECE, are in `other_metrics`."""
+"""Metrics of `TABLE`; the others, and ECE, are in `OTHER_METRICS`."""
 BLOCK = 1 << 18
 """Entries of a block of rows."""
 ROUNDING = 1e-12
@@ -122,8 +124,6 @@ def _cells(
     reference: Measures, arm: Measures, matched: Mapping[int, _Pair], score: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The four cells of the 2x2 of one score, see `Matched.cells`."""
-    import torch
-
     y00, y11 = (one.examples["raw"][score][[one.seeds.index(seed) for seed in matched]] for one in (reference, arm))
     if score == "correct":  # A temperature changes no argmax.
         return y00, y11, y00, y11
@@ -143,8 +143,6 @@ ON = {
 
 def _fits(pairs: Sequence[_Pair], shared: bool) -> dict[str, dict[str, Fitted]]:
     """See `Matched.fits`: none where seeds have calibration sets of different sizes."""
-    import numpy as np
-
     if len({pair.log_T.shape for pair in pairs}) != 1:
         return {}
     log_T_ASM = np.stack([pair.log_T.numpy() for pair in pairs], 1)
@@ -174,9 +172,6 @@ def _moves(reference: Measures, arm: Measures, score: str) -> dict[str, Array]:
 
 def _pair(store: Results, reference: Trial, arm: Trial) -> _Pair | None:
     """Both at the other's mean confidence; None where a temperature does not reach it."""
-    import numpy as np
-    import torch
-
     Z, test, labels = [], [], []
     for trial in (reference, arm):
         z = store.logits(trial)
@@ -345,50 +340,6 @@ def points(matched: Matched, name: Row) -> list[Row]:
     ]
 
 
-def table(frame: pd.DataFrame, grid: Grid) -> Table:
-    """Log loss and accuracy, Holm-adjusted over the arms for each metric and column."""
-    return _table(frame, grid, "At equal mean confidence: change of test log loss (nats) and accuracy", first=True)
-
-
-def other_metrics(frame: pd.DataFrame, grid: Grid) -> Table:
-    """Brier, ECE, and what was left of the difference in mean confidence on the test split."""
-    return _table(frame, grid, "At equal mean confidence: change of Brier, ECE and mean confidence", first=False)
-
-
-def _table(frame: pd.DataFrame, grid: Grid, title: str, first: bool) -> Table:
-    if len(frame):
-        frame = adjusted(frame, "metric")
-        frame = frame[frame["metric"].isin(FIRST) == first]
-    if "doubtful" in frame and frame["doubtful"].isna().all():
-        frame = frame.drop(columns="doubtful")
-    return Table(
-        title,
-        display_columns(frame, grid),
-        table_note(
-            grid,
-            f"Each arm minus beta={grid.reference:g} with cross-entropy, test split. equal confidence: the "
-            "reference's temperature set so that its mean confidence on the calibration split is the arm's "
-            "(temperature: a geometric mean over seeds); reverse: the arm's set so that its mean confidence is the "
-            "reference's; confidence alone: the reference at the arm's confidence minus the reference; total = equal "
-            "confidence + confidence alone, and interaction = equal confidence - its reverse",
-            "share: the part of the total that is there at equal confidence, where the data bound it (Fieller); "
-            "unmatched: seeds left out because no temperature reaches the other's confidence",
-            ""
-            if first
-            else "mean confidence is matched on the calibration split: its row at equal confidence is what is left on "
-            "the test split; ECE: basic bootstrap intervals, extended by the bias of ECE",
-            sample(frame),
-            "the choice of rate is counted, at equal confidence by what it changes after temperature scaling"
-            + ("" if first else ", but not in mean confidence and ECE")
-            + "; the calibration examples on which confidences were matched are counted"
-            + ("" if first else ", but not in ECE"),
-            *marks(frame),
-            "* Holm-adjusted p < .05 over the arms, for each metric and column",
-        ),
-        paper=first,
-    )
-
-
 def headlines(frame: pd.DataFrame, grid: Grid) -> list[str]:
     """One sentence per family on the betas at which an effect is left at equal confidence."""
     sentences = []
@@ -441,7 +392,60 @@ PARTS = {
 
 
 def _unmatched(row: Mapping[Any, Any]) -> str:
-    return (
-        f"beta={row['beta']:.3g} {row['objective']}: {row['unmatched']} of {row['seeds'] + row['unmatched']} seeds "
-        "could not be compared at equal confidence: no temperature reaches the other model's."
+    return UNMATCHED.format(
+        beta=row["beta"], objective=row["objective"], lost=row["unmatched"], seeds=row["seeds"] + row["unmatched"]
     )
+
+
+UNMATCHED = (
+    "beta={beta:.3g} {objective}: {lost} of {seeds} seeds could not be compared at equal confidence: no temperature "
+    "reaches the other model's."
+)
+
+
+def _of(first: bool, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of FIRST, or the others; "doubtful" where a limit of theirs is."""
+    rows = frame[frame["metric"].isin(FIRST) == first]
+    lacks_doubt = "doubtful" in rows and rows["doubtful"].isna().all()
+    return rows.drop(columns="doubtful") if lacks_doubt else rows
+
+
+HOW = (
+    "Each arm minus {reference} with cross-entropy, test split. equal confidence: the reference's temperature set so "
+    "that its mean confidence on the calibration split is the arm's (temperature: a geometric mean over seeds); "
+    "reverse: the arm's set so that its mean confidence is the reference's; confidence alone: the reference at the "
+    "arm's confidence minus the reference; total = equal confidence + confidence alone, and interaction = equal "
+    "confidence - its reverse",
+    "share: the part of the total that is there at equal confidence, where the data bound it (Fieller); unmatched: "
+    "seeds left out because no temperature reaches the other's confidence",
+    "{sample}",
+    f"{STAR} over the arms, for each metric and column",
+)
+TABLE = TableSpec(
+    "At equal mean confidence: change of test log loss (nats) and accuracy",
+    (
+        *HOW,
+        "the choice of rate is counted, at equal confidence by what it changes after temperature scaling; the "
+        "calibration examples on which confidences were matched are counted",
+    ),
+    paper=True,
+    holm=("metric",),
+    rows=partial(_of, True),
+    words=words,
+)
+"""Log loss and accuracy."""
+OTHER_METRICS = TableSpec(
+    "At equal mean confidence: change of Brier, ECE and mean confidence",
+    (
+        *HOW,
+        "mean confidence is matched on the calibration split: its row at equal confidence is what is left on the "
+        "test split; ECE: basic bootstrap intervals, extended by the bias of ECE",
+        "the choice of rate is counted, at equal confidence by what it changes after temperature scaling, but not in "
+        "mean confidence and ECE; the calibration examples on which confidences were matched are counted, but not in "
+        "ECE",
+    ),
+    of="matched",
+    holm=("metric",),
+    rows=partial(_of, False),
+)
+"""Brier, ECE, and what was left of the difference in mean confidence on the test split."""

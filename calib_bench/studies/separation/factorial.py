@@ -17,23 +17,23 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from calib_bench.analysis.format import ALPHA
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
-from calib_bench.analysis.result_rows import FEW_CHOSE, Row, few_chose, fields, marks, revoked
-from calib_bench.analysis.table_notes import display_columns, families, table_note
+from calib_bench.analysis.result_rows import FEW_CHOSE, Row, few_chose, fields, revoked
+from calib_bench.analysis.table_notes import families
+from calib_bench.analysis.tables import TableSpec
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Table
 from calib_bench.inference import holm, variance_shares
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from numpy.typing import NDArray
+Array = NDArray[np.float64]
 
-    Array = NDArray[np.float64]
 
 RAW, REPAIRED, MATCHED = "raw", "temperature_scaling", "equal_confidence"
 EQUALIZED = (
@@ -82,8 +82,6 @@ def layout(frame: pd.DataFrame, metric: str, method: str) -> tuple[NDArray[np.fl
     A layout is whole: a beta is left out where some objective has no seed for it (or an objective, where that loses
     fewer cells), then the seeds that some cell does not have.
     """
-    import numpy as np
-
     method_rows = frame[(frame["method"] == method) & np.isfinite(frame[metric].astype(float))]
     cells = {k: dict(zip(g["seed"], g[metric], strict=True)) for k, g in method_rows.groupby(["beta", "objective"])}
     betas, objectives = sorted(frame["beta"].unique()), list(dict.fromkeys(frame["objective"]))
@@ -148,8 +146,6 @@ def _choice(
     choices: Moves, cells: Sequence[Sequence[tuple[Any, ...]]], where: tuple[str, str]
 ) -> NDArray[np.float64] | None:
     """[A, B, V, D, T] of the cells of a layout; None where some cell has none, or another number of tuning seeds."""
-    import numpy as np
-
     cell_moves = [[choices.get(cell, {}).get(where) for cell in line] for line in cells]
     shapes = {None if move is None else move.shape for line in cell_moves for move in line}
     if len(shapes) > 1 or None in shapes:
@@ -191,8 +187,6 @@ def tests(scores: Iterable[Row]) -> list[Row]:
 
 
 def _tested(frame: pd.DataFrame, metric: str, method: str, row: Row) -> list[Row]:
-    import numpy as np
-
     values, betas, _, dropped = layout(frame, metric, method)
     if len(betas) < 2 or values.shape[-1] == 0:
         return []
@@ -223,8 +217,6 @@ def least_p(values_ABS: NDArray[np.float64]) -> float:
 
 
 def _families(scores: Iterable[Row]) -> list[tuple[Row, pd.DataFrame]]:
-    import pandas as pd
-
     frame = pd.DataFrame(list(scores))
     if not len(frame):
         return []
@@ -235,51 +227,13 @@ def _families(scores: Iterable[Row]) -> list[tuple[Row, pd.DataFrame]]:
     ]
 
 
-def table(frame: pd.DataFrame, grid: Grid) -> Table:
-    """Variance shares."""
-    return Table(
-        "Beta crossed with objective: shares of the variance of a test result",
-        display_columns(frame, grid),
-        table_note(
-            grid,
-            "shares of the variance of the result of a random beta and objective of the grid on a random seed; they "
-            "sum to 1 and depend on the grid; a share that is estimated below 0 is noise. repaired: after temperature "
-            "scaling; at equal confidence: each arm's temperature set so that its mean confidence on the calibration "
-            "split is the reference's",
-            f"{_span(frame, 'seeds')} seeds in the layout, {_span(frame, 'betas')} betas, "
-            f"{_span(frame, 'objectives')} objectives; seeds that some cell lacks are dropped",
-            "95% jackknife intervals over seeds, for the test examples at hand; where every rate was chosen among "
-            "several they count the choice of rates, p-values do not",
-        ),
-        paper=True,
-    )
+def _layout(frame: pd.DataFrame, _: Grid) -> dict[str, str]:
+    """How many seeds, betas and objectives the layouts have, each as "5" or "3 to 5"."""
+    spans = {column: (int(frame[column].min()), int(frame[column].max())) for column in SIZES if column in frame}
+    return {f"n_{name}": str(low) if low == high else f"{low} to {high}" for name, (low, high) in spans.items()}
 
 
-def _span(frame: pd.DataFrame, column: str) -> str:
-    if not len(frame):
-        return "no"
-    low, high = int(frame[column].min()), int(frame[column].max())
-    return str(low) if low == high else f"{low} to {high}"
-
-
-def tests_table(frame: pd.DataFrame, grid: Grid) -> Table:
-    """Tests of beta's effect at equal confidence."""
-    return Table(
-        "Does beta matter at equal confidence? Tests within each objective",
-        display_columns(frame, grid),
-        table_note(
-            grid,
-            "p: of a permutation test that the betas of a seed are exchangeable, all betas at their tuned rates; holm: "
-            "adjusted over all rows of the model; without: the same without the extreme beta, the one that departs "
-            "most from the median; least p: the smallest that so many seeds allow; range: largest less smallest mean "
-            "over beta; best: the beta with the best mean. Accuracy is the same at every temperature, so that its test "
-            "is one at equal confidence. log loss: after the calibrator, or at the reference's mean confidence",
-            f"{_span(frame, 'seeds')} seeds; p-values are over seeds, for the test examples at hand and the rates as "
-            "they were chosen: of betas that are alike, other rates may have been chosen by chance, and a test sees "
-            "that; no interval",
-            *marks(frame),
-        ),
-    )
+SIZES = ("seeds", "betas", "objectives")
 
 
 def words(frame: pd.DataFrame, grid: Grid) -> list[str]:
@@ -347,3 +301,36 @@ def _answer(row: Mapping[Any, Any]) -> str:
     if revoked(row) or not row["holm"] < ALPHA:
         return "inconclusive"
     return "established" if row["holm_without"] < ALPHA else "single"
+
+
+TABLE = TableSpec(
+    "Beta crossed with objective: shares of the variance of a test result",
+    (
+        "shares of the variance of the result of a random beta and objective of the grid on a random seed; they sum "
+        "to 1 and depend on the grid; a share that is estimated below 0 is noise. repaired: after temperature "
+        "scaling; at equal confidence: each arm's temperature set so that its mean confidence on the calibration "
+        "split is the reference's",
+        "{n_seeds} seeds in the layout, {n_betas} betas, {n_objectives} objectives; seeds that some cell lacks are "
+        "dropped",
+        "95% jackknife intervals over seeds, for the test examples at hand; where every rate was chosen among "
+        "several they count the choice of rates, p-values do not",
+    ),
+    paper=True,
+    words=words,
+    fields=_layout,
+)
+"""Variance shares."""
+TESTS_TABLE = TableSpec(
+    "Does beta matter at equal confidence? Tests within each objective",
+    (
+        "p: of a permutation test that the betas of a seed are exchangeable, all betas at their tuned rates; holm: "
+        "adjusted over all rows of the model; without: the same without the extreme beta, the one that departs "
+        "most from the median; least p: the smallest that so many seeds allow; range: largest less smallest mean "
+        "over beta; best: the beta with the best mean. Accuracy is the same at every temperature, so that its test "
+        "is one at equal confidence. log loss: after the calibrator, or at the reference's mean confidence",
+        "{n_seeds} seeds; p-values are over seeds, for the test examples at hand and the rates as they were chosen: "
+        "of betas that are alike, other rates may have been chosen by chance, and a test sees that; no interval",
+    ),
+    fields=_layout,
+)
+"""Tests of beta's effect at equal confidence."""

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from calib_bench.analysis.interventions import SWITCH_FROM, SWITCH_TO
 from calib_bench.analysis.result_rows import MAGNITUDE, RATE, TRAINED
 from calib_bench.core.study import Analysis
 from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.report.drawing import (
-    by_family,
-    dodge_factor,
-    draw_line,
-    family_grid,
-    figure_legend,
-    set_beta_axis,
-)
+from calib_bench.report.drawing import set_beta_axis
+from calib_bench.report.panels import ZERO_LINE, draw_families, draw_series, mark_zero, rows_of
 from calib_bench.studies.separation.ensembles import (
     POOLED,
     POOLED_REPAIRED,
@@ -25,6 +21,7 @@ from calib_bench.studies.separation.ensembles import (
 )
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -53,26 +50,16 @@ def interventions(analysis: Analysis) -> Figure | None:
     """What changes over beta when the whole of it changes, one of its factors, or beta half-way through training: the
     factor whose curve follows the black one is what beta does.
     """
-    table = analysis.tables.get("interventions")
-    if table is None or "accuracy" not in table.frame:
-        return None
-    frame = table.frame[table.frame["accuracy"].notna()]
+    frame = rows_of(analysis, "interventions", "accuracy")
     if not len(frame):
         return None
-    figure, axes = family_grid(frame, len(PANELS), 3.1)
-    kinds = [kind for kind in LOOKS if kind in set(frame["intervention"])]
-    for (name, rows), line in zip(by_family(frame), axes, strict=False):
-        for axis, (column, label) in zip(line, PANELS, strict=True):
-            for i, kind in enumerate(kinds):
-                kind_rows = rows[rows["intervention"] == kind].sort_values("beta")
-                draw_line(axis, kind_rows, column, dodge_factor(i, len(kinds)), **LOOKS[kind])
-            axis.axhline(0, color="0.4", linewidth=0.8)
-            axis.set_ylabel(label)
-            set_beta_axis(axis, [*rows["beta"], analysis.result.reference])
-        line[0].set_title(name, loc="left")
-    keys = [(LABELS[kind], LOOKS[kind]) for kind in kinds]
-    figure_legend(figure, keys)
-    return figure
+    looks = {kind: look for kind, look in LOOKS.items() if kind in set(frame["intervention"])}
+
+    def draw(axis: Axes, rows: pd.DataFrame, column: str) -> None:
+        draw_series(axis, rows, column, "intervention", looks)
+        mark_zero(axis, [*rows["beta"], analysis.result.reference])
+
+    return draw_families(frame, PANELS, 3.1, draw, [(LABELS[kind], look) for kind, look in looks.items()])
 
 
 ENSEMBLE_LOOKS: dict[str, dict[str, Any]] = {
@@ -93,19 +80,15 @@ def ensembles(analysis: Analysis) -> Figure | None:
     """Single seeds and ensembles over beta, before and after repair, trained with cross-entropy: in the last panel,
     below 0 pooling gains.
     """
-    table = analysis.tables.get("ensembles")
-    if table is None:
+    frame = rows_of(analysis, "ensembles")
+    if not len(frame):
         return None
-    frame = table.frame[table.frame["objective"] == CROSS_ENTROPY]
-    figure, axes = family_grid(frame, len(ENSEMBLE_PANELS), 3.1)
-    for (name, rows), line in zip(by_family(frame), axes, strict=False):
-        for axis, (column, label) in zip(line, ENSEMBLE_PANELS, strict=True):
-            for i, (method, look) in enumerate(ENSEMBLE_LOOKS.items()):
-                method_rows = rows[(rows["method"] == method) & rows[column].notna()].sort_values("beta")
-                draw_line(axis, method_rows, column, dodge_factor(i, len(ENSEMBLE_LOOKS)), **look)
-            axis.set_ylabel(label)
-            set_beta_axis(axis, rows["beta"])
-        line[-1].axhline(0, color="0.4", linewidth=0.8)
-        line[0].set_title(name, loc="left")
-    figure_legend(figure, list(ENSEMBLE_LOOKS.items()))
-    return figure
+    frame = frame[frame["objective"] == CROSS_ENTROPY]
+    return draw_families(frame, ENSEMBLE_PANELS, 3.1, _ensemble_panel, list(ENSEMBLE_LOOKS.items()))
+
+
+def _ensemble_panel(axis: Axes, rows: pd.DataFrame, column: str) -> None:
+    draw_series(axis, rows, column, "method", ENSEMBLE_LOOKS)
+    set_beta_axis(axis, rows["beta"])
+    if column.startswith("pooling"):
+        axis.axhline(0, **ZERO_LINE)

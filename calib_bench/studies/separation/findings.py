@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from calib_bench.analysis import best_beta, collapse, controls, interventions, seed_spread
 from calib_bench.analysis.findings import EQUAL, Finding, betas, changes, evidence, findings_of
@@ -20,10 +22,6 @@ from calib_bench.studies.separation import (
     speed,
     warm_up,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 Row = Mapping[str, Any]
 MAIN = ("log_loss_total", "accuracy")
@@ -49,7 +47,7 @@ def verdict(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     sentences += equal_confidence.headlines(frames["matched"], grid)
     sentences += factorial.tests_words(frames["factorial_tests"], grid)
     sentences += interventions.words(frames, grid)
-    sentences += [f"{text}." for text in warm_up.words(frames["warm_up"])]
+    sentences += warm_up.words(frames["warm_up"], grid)
     sentences += [text for where, group in families(contrasts) for text in _objectives(where, group, grid)]
     sentences += best_beta.words(
         frames["best_beta"], f"{CROSS_ENTROPY}: " if contrasts["objective"].nunique() > 1 else ""

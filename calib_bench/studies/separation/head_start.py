@@ -12,21 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from calib_bench import registry
 from calib_bench.analysis.result_rows import Row
-from calib_bench.analysis.table_notes import NAMES, display_columns, table_note
+from calib_bench.analysis.table_notes import NAMES
+from calib_bench.analysis.tables import TableSpec
 from calib_bench.core.fate import FAILED, GUESS
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Role, Table
+from calib_bench.core.study import Role
 from calib_bench.core.trial import CROSS_ENTROPY, Scores, Trial
 from calib_bench.planning.cluster_estimate import per_epoch
 from calib_bench.planning.tuning import Arm, has_failed, with_role
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 UPDATES = 100
 """Least updates of a short trial; fewer where the arm itself has fewer."""
@@ -91,22 +88,18 @@ def _fate(store: Results, trial: Trial) -> str | None:
     return FAILS if store.fate(trial) in FAILED else TRAINS
 
 
-def table(frame: pd.DataFrame, grid: Grid) -> Table:
-    """Table of the controls, an arm a row."""
-    return Table(
-        "Head start: would a larger rate train with warm-up?",
-        display_columns(frame, grid),
-        table_note(
-            grid,
-            f"larger rate: the smallest above the chosen one at which a tuning seed failed; that seed again for "
-            f"{UPDATES} updates, rounded up to an epoch, without warm-up and with it for one half of them, at a "
-            f"constant rate otherwise. It trains if it ends below {GUESS:.0%} of the loss of guessing",
-            "Where it fails without warm-up and trains with it, early instability bounded the choice of the rate. "
-            "Elsewhere no head start is shown, which is not to say that there is none: a longer warm-up might do, and "
-            "rates that do not fail may be the worse for a bad start",
-        ),
-        names=NAMES,
-    )
+TABLE = TableSpec(
+    "Head start: would a larger rate train with warm-up?",
+    (
+        f"larger rate: the smallest above the chosen one at which a tuning seed failed; that seed again for {UPDATES} "
+        "updates, rounded up to an epoch, without warm-up and with it for one half of them, at a constant rate "
+        f"otherwise. It trains if it ends below {GUESS:.0%} of the loss of guessing",
+        "Where it fails without warm-up and trains with it, early instability bounded the choice of the rate. "
+        "Elsewhere no head start is shown, which is not to say that there is none: a longer warm-up might do, and "
+        "rates that do not fail may be the worse for a bad start",
+    ),
+    names=NAMES,
+)
 
 
 def warnings(frame_rows: Sequence[Row]) -> list[str]:

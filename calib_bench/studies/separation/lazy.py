@@ -7,8 +7,10 @@ the model alone, not on beta, and both are 0 at initialization.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -19,12 +21,14 @@ from calib_bench.core.study import Analysis, Probe
 from calib_bench.core.trial import Trial
 from calib_bench.dynamics.tangent_kernel import Tangent
 from calib_bench.models import unwrap
-from calib_bench.report.drawing import by_family, family_grid, figure_legend, plain
+from calib_bench.report.drawing import plain, shades
+from calib_bench.report.panels import draw_families, rows_of
 from calib_bench.studies.separation.options import Options
-from calib_bench.studies.separation.over_time import draw_epochs, shades_of
+from calib_bench.studies.separation.over_time import draw_epochs
 from calib_bench.train.initialize import initial_model, prepare
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 NAME = "separation/lazy"
@@ -32,7 +36,8 @@ BATCH = 32
 """Training examples on which the kernel is looked at."""
 DIRECTIONS = 16
 """Random directions in the space of their logits along which kernels are compared: all N K are too many."""
-PANELS = (("kernel_drift", "kernel drift"), ("weight_drift", "drift of the weights"))
+PANELS = (("kernel_drift", "kernel drift"), ("weight_drift", "drift of the weights"), ("over_loss", "kernel drift"))
+"""Columns over epochs; the last panel is over the training loss."""
 
 
 def asked(grid: Grid) -> Grid:
@@ -82,23 +87,27 @@ def lazy(analysis: Analysis) -> Figure | None:
     """Drift of the kernel and of the weights over epochs, and of the kernel over the training loss, a shade a beta:
     near 0, learning is lazy.
     """
-    table = analysis.tables.get("over_time")
-    if table is None or "kernel_drift" not in table.frame:
+    if not len(rows_of(analysis, "over_time", "kernel_drift")):
         return None
-    figure, axes = family_grid(table.frame, 3, 2.9)
-    shades = shades_of(sorted(set(table.frame["beta"])))
-    for (name, arms), line in zip(by_family(table.frame), axes, strict=False):
-        for axis, (column, label) in zip(line, PANELS, strict=False):
-            draw_epochs(axis, arms, column, shades)
-            axis.set_ylabel(label)
-        for beta, arm in arms.groupby("beta"):
-            line[2].plot(arm["train_loss"], arm["kernel_drift"], color=shades[beta], marker=".")
-        line[2].set(xscale="log", xlabel="training loss (nats)", ylabel="kernel drift")
-        plain(line[2].xaxis)
-        line[2].invert_xaxis()
-        line[0].set_title(name, loc="left")
-    figure_legend(figure, [(f"beta={beta:.3g}", {"color": shade}) for beta, shade in shades.items()])
-    return figure
+    frame = rows_of(analysis, "over_time")
+    colors = shades(frame["beta"])
+
+    def draw(axis: Axes, arms: pd.DataFrame, column: str) -> None:
+        if column in arms:
+            draw_epochs(axis, arms, column, colors)
+        else:
+            _over_loss(axis, arms, colors)
+
+    return draw_families(frame, PANELS, 2.9, draw, [(f"beta={b:.3g}", {"color": c}) for b, c in colors.items()])
+
+
+def _over_loss(axis: Axes, arms: pd.DataFrame, colors: Mapping[float, Any]) -> None:
+    """The kernel's drift over the training loss, a line a beta."""
+    for beta, arm in arms.groupby("beta"):
+        axis.plot(arm["train_loss"], arm["kernel_drift"], color=colors[beta], marker=".")
+    axis.set(xscale="log", xlabel="training loss (nats)")
+    plain(axis.xaxis)
+    axis.invert_xaxis()
 
 
 PROBES = {"lazy": Probe(columns=measure)}

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from calib_bench.analysis.calibration_variance import set_influence
 from calib_bench.analysis.contrast import difference_of, is_reference
@@ -26,9 +28,6 @@ from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import Fitted
 from calib_bench.studies.separation import decisions
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CONTRADICTED, AGAINST = "contradicted", "against it"
 REGULARIZERS = ("label_smoothing", "confidence_penalty", "focal_loss")
@@ -177,8 +176,6 @@ def _change(claim: Claim, row: Mapping[Any, Any], column: str) -> Row:
 
 
 def _adjusted(changes: list[Row]) -> list[Row]:
-    import pandas as pd
-
     return adjusted(pd.DataFrame(changes)).to_dict("records") if changes else []
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import best_beta, choice, collapse, controls, interventions, measure
@@ -31,10 +32,6 @@ from calib_bench.studies.separation import (
     shift,
     warm_up,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 REPAIR = ("temperature_scaling",)
 FRAMES = (
@@ -203,16 +200,15 @@ def _curves(
     study: Reader, grid_arms: Sequence[Arm], variant: str | None, by_beta: Mapping[float, Measures]
 ) -> list[best_beta.Curve]:
     """The family's results over beta, trained with cross-entropy, of the betas at which every seed finished."""
+    model = grid_arms[0].trial.model
     if not grid_arms[0].trial.epochs:  # nothing was learned
         return []
-    name: Row = {"model": grid_arms[0].trial.model, "variant": variant, "objective": CROSS_ENTROPY}
-    name["tuning"] = tuning.together(one.arm for one in by_beta.values())
-    every_seed = list(study.grid.seed)
-    full = {beta: measures for beta, measures in by_beta.items() if list(measures.seeds) == every_seed}
+    full = {beta: measures for beta, measures in by_beta.items() if measures.seeds == study.grid.seed}
     if len(by_beta) >= best_beta.FEWEST:
-        lacking = [beta for beta in by_beta if beta not in full]
-        study.left_out += best_beta.left_out(str(name["model"]), lacking, len(full))
-    name |= next((kinds for measures in full.values() if (kinds := collapse.two_kinds(measures))), {})
+        study.left_out += best_beta.left_out(model, [beta for beta in by_beta if beta not in full], len(full))
+    name: Row = {"model": model, "variant": variant, "objective": CROSS_ENTROPY}
+    name["tuning"] = tuning.together(one.arm for one in by_beta.values())
+    name |= next(filter(None, map(collapse.two_kinds, full.values())), {})
     results, choices, fits = (
         {beta: of(measures) for beta, measures in full.items()}
         for of in (best_beta.results, best_beta.moves, best_beta.refits)

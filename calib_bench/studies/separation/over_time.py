@@ -12,34 +12,29 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
 from calib_bench.analysis import arms as each
 from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.findings import betas
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.result_rows import Row
-from calib_bench.analysis.table_notes import NAMES, display_columns, families, table_note
+from calib_bench.analysis.table_notes import NAMES, families
+from calib_bench.analysis.tables import TableSpec
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Analysis, Section, Table
+from calib_bench.core.study import Analysis, Section
 from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.report.drawing import (
-    by_family,
-    dodge_factor,
-    draw_line,
-    family_grid,
-    figure_legend,
-    plain,
-    set_beta_axis,
-)
+from calib_bench.report.drawing import plain, set_beta_axis, shades
+from calib_bench.report.panels import ZERO_LINE, draw_families, draw_series, rows_of
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
-    Array = NDArray[np.float64]
+Array = NDArray[np.float64]
 
 AS_MEASURED = ("train_loss", "scale_share", "kernel_drift", "weight_drift")
 """Columns of histories whose means are shown, those of a probe where trials carry it."""
@@ -78,6 +73,8 @@ PANELS = (
     ("kappa", "kappa"),
     ("scale_share", "share along the scale"),
 )
+EXPECTED = {"conf": 0.0, "kappa": 1.0}
+"""Values that are marked by a line."""
 
 
 def rows(store: Results, measures: Measures, name: Row) -> tuple[list[Row], list[Row]] | None:
@@ -99,8 +96,6 @@ def rows(store: Results, measures: Measures, name: Row) -> tuple[list[Row], list
 
 def _epochs(histories: list[pd.DataFrame]) -> list[Row]:
     """A row a measured epoch."""
-    import numpy as np
-
     raw, repaired, kappa = (_by_seed(histories, column) for column in (RAW, REPAIRED, KAPPA))
     columns = {"log_loss": raw, "conf": raw - repaired, "dyn": repaired}
     columns |= {column: _by_seed(histories, column) for column in AS_MEASURED if column in histories[0]}
@@ -116,8 +111,6 @@ def _epochs(histories: list[pd.DataFrame]) -> list[Row]:
 
 def _best(histories: list[pd.DataFrame]) -> Row:
     """Where the raw and the repaired loss are least, by how much, and how much later the second is."""
-    import numpy as np
-
     epochs = histories[0]["epoch"].to_numpy()
     raw, repaired = _by_seed(histories, RAW), _by_seed(histories, REPAIRED)
     best_raw, best_repaired = epochs[raw.argmin(1)], epochs[repaired.argmin(1)]
@@ -139,15 +132,11 @@ def _best(histories: list[pd.DataFrame]) -> Row:
 
 def _by_seed(histories: list[pd.DataFrame], column: str) -> Array:
     """A column of the histories, [seeds, epochs]."""
-    import numpy as np
-
     return np.stack([history[column].to_numpy(np.float64) for history in histories])
 
 
 def _mean(column: str, values: Array) -> dict[str, float]:
     """The mean over the seeds that have a value, with its t interval; nan where none has or there is but one."""
-    import numpy as np
-
     finite = values[np.isfinite(values)].tolist()
     if len(finite) < 2:
         return Estimate(finite[0] if finite else math.nan, math.nan, math.nan).limits(column)
@@ -155,31 +144,18 @@ def _mean(column: str, values: Array) -> dict[str, float]:
     return dict(zip((column, f"{column}_low", f"{column}_high"), limits, strict=True))
 
 
-def tables(frames: Mapping[str, pd.DataFrame], grid: Grid) -> dict[str, Table]:
-    """The tables of the arms over time and of their best epochs; none where no arm has them."""
-    if not len(frames["over_time"]):
-        return {}
-    epochs, best = (frames[name].sort_values(["model", "beta"], kind="stable") for name in ("over_time", "best_epochs"))
-    optimism = OPTIMISM.format(optimism=f"{1 / (2 * epochs['examples'].max()):.2g}")
-    return {
-        "best_epochs": Table(
-            "Best epochs by raw and by repaired selection loss",
-            display_columns(best, grid),
-            table_note(grid, *words(best), HOW, optimism, BEST_NOTE),
-        ),
-        "over_time": Table(
-            "Confidence and dynamics over time, selection split (nats)",
-            display_columns(epochs, grid),
-            table_note(grid, "Log loss = conf + dyn", HOW, optimism),
-            names=(*NAMES, "epoch"),
-            first=("log_loss", "conf", "dyn", "kappa", "scale_share"),
-        ),
-    }
+def _by_beta(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.sort_values(["model", "beta"], kind="stable")
+
+
+def _optimism(frame: pd.DataFrame, _: Grid) -> dict[str, str]:
+    """About how much too low repaired losses come out."""
+    return {"optimism": f"{1 / (2 * frame['examples'].max()):.2g}"}
 
 
 def words(best: pd.DataFrame) -> list[str]:
     """Where refinement ends after calibration does, as far as the seeds show it."""
-    return [f"{prefix}{sentence}" for prefix, frame in families(best) for sentence in _order_of_ends(frame)]
+    return [f"{prefix}{sentence}" for prefix, frame in families(_by_beta(best)) for sentence in _order_of_ends(frame)]
 
 
 def _order_of_ends(best: pd.DataFrame) -> list[str]:
@@ -191,29 +167,47 @@ def _order_of_ends(best: pd.DataFrame) -> list[str]:
         for when, arms in orders.items()
         if len(arms)
     ]
-    undecided = ["At no beta do the seeds show that repaired and raw loss are least at other epochs"]
-    return undecided if len(bounded) and not sentences else sentences
+    return [UNDECIDED] if len(bounded) and not sentences else sentences
+
+
+UNDECIDED = "At no beta do the seeds show that repaired and raw loss are least at other epochs"
+TABLES = {
+    "best_epochs": TableSpec(
+        "Best epochs by raw and by repaired selection loss",
+        (HOW, OPTIMISM, BEST_NOTE),
+        rows=_by_beta,
+        words=lambda best, _: words(best),
+        fields=_optimism,
+    ),
+    "over_time": TableSpec(
+        "Confidence and dynamics over time, selection split (nats)",
+        ("Log loss = conf + dyn", HOW, OPTIMISM),
+        names=(*NAMES, "epoch"),
+        first=("log_loss", "conf", "dyn", "kappa", "scale_share"),
+        rows=_by_beta,
+        fields=_optimism,
+    ),
+}
+"""The arms' best epochs, and the arms over time."""
 
 
 def over_time(analysis: Analysis) -> Figure | None:
     """Confidence, dynamics, kappa and the share along the scale over epochs, a shade a beta: kappa rises above 1 where
     a net begins to be overconfident.
     """
-    table = analysis.tables.get("over_time")
-    if table is None:
+    frame = rows_of(analysis, "over_time")
+    if not len(frame):
         return None
-    figure, axes = family_grid(table.frame, len(PANELS), 2.9)
-    shades = shades_of(sorted(set(table.frame["beta"])))
-    for (name, arms), line in zip(by_family(table.frame), axes, strict=False):
-        for axis, (column, label) in zip(line, PANELS, strict=True):
-            draw_epochs(axis, arms, column, shades)
-            axis.set_ylabel(label)
-        line[0].axhline(0, color="0.4", linewidth=0.8)
-        line[2].axhline(1, color="0.4", linewidth=0.8)
-        line[3].set_ylim(0, 1)
-        line[0].set_title(name, loc="left")
-    figure_legend(figure, [(f"beta={beta:.3g}", {"color": shade}) for beta, shade in shades.items()])
-    return figure
+    colors = shades(frame["beta"])
+
+    def draw(axis: Axes, arms: pd.DataFrame, column: str) -> None:
+        draw_epochs(axis, arms, column, colors)
+        if column in EXPECTED:
+            axis.axhline(EXPECTED[column], **ZERO_LINE)
+        if column == "scale_share":
+            axis.set_ylim(0, 1)
+
+    return draw_families(frame, PANELS, 2.9, draw, [(f"beta={b:.3g}", {"color": c}) for b, c in colors.items()])
 
 
 def draw_epochs(axis: Axes, arms: pd.DataFrame, column: str, shades: Mapping[float, Any]) -> None:
@@ -239,24 +233,19 @@ def over_time_by_beta(analysis: Analysis) -> Figure | None:
     """Confidence and dynamics over beta at several epochs, a shade an epoch; bars are t intervals. The best beta is
     where the last curve is lowest.
     """
-    table = analysis.tables.get("over_time")
-    if table is None or table.frame["beta"].nunique() < 2:
+    frame = rows_of(analysis, "over_time")
+    if not len(frame) or frame["beta"].nunique() < 2:
         return None
-    frame = table.frame
-    moments = _moments(sorted(set(frame["epoch"]) - {0}))
-    shades = shades_of(moments)
-    figure, axes = family_grid(frame, 2, 3.1)
-    for (name, arms), line in zip(by_family(frame), axes, strict=False):
-        for axis, (column, label) in zip(line, PANELS, strict=False):
-            for i, epoch in enumerate(moments):
-                arms_then = arms[arms["epoch"] == epoch].sort_values("beta")
-                draw_line(axis, arms_then, column, dodge_factor(i, len(moments)), color=shades[epoch])
-            axis.set_ylabel(label)
-            set_beta_axis(axis, list(arms["beta"]))
-        line[0].axhline(0, color="0.4", linewidth=0.8)
-        line[0].set_title(name, loc="left")
-    figure_legend(figure, [(f"epoch {epoch:g}", {"color": shade, "marker": "o"}) for epoch, shade in shades.items()])
-    return figure
+    colors = shades(_moments(sorted(set(frame["epoch"]) - {0})))
+
+    def draw(axis: Axes, arms: pd.DataFrame, column: str) -> None:
+        draw_series(axis, arms, column, "epoch", {epoch: {"color": color} for epoch, color in colors.items()})
+        set_beta_axis(axis, list(arms["beta"]))
+        if column == "conf":
+            axis.axhline(0, **ZERO_LINE)
+
+    keys = [(f"epoch {epoch:g}", {"color": color, "marker": "o"}) for epoch, color in colors.items()]
+    return draw_families(frame, PANELS[:2], 3.1, draw, keys)
 
 
 def _moments(epochs: list[float]) -> list[float]:
@@ -268,10 +257,3 @@ def _moments(epochs: list[float]) -> list[float]:
     first, last = epochs[0], epochs[-1]
     targets = [first * (last / first) ** (i / (MOMENTS - 1)) for i in range(MOMENTS)]
     return sorted({min(epochs, key=lambda epoch: abs(math.log(epoch / target))) for target in targets})
-
-
-def shades_of(values: list[float]) -> dict[float, Any]:
-    """A shade for each of the values, dark to light."""
-    from matplotlib import colormaps
-
-    return {value: colormaps["viridis"](0.9 * i / max(len(values) - 1, 1)) for i, value in enumerate(values)}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from calib_bench.analysis.controls import SECTION
 from calib_bench.analysis.findings import Finding, changes
@@ -13,10 +15,6 @@ from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.report import drawing
 from calib_bench.studies.separation import arm_figures, over_time, shift_page
 from calib_bench.studies.separation.findings import NAMES, UNITS
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 SECTIONS = (
     Section(
@@ -78,8 +76,6 @@ def details(analysis: Analysis) -> list[Detail]:
 
 
 def _detail(analysis: Analysis, family: str, rows: pd.DataFrame) -> Detail:
-    import pandas as pd
-
     beta = float(rows["beta"].iloc[0])
     method_rows = rows[rows["method"].isin((arm_figures.RAW, arm_figures.REPAIRED))]
     columns = ["objective", "tuning", "method"]

@@ -18,33 +18,34 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from calib_bench.analysis.calibration_variance import fitted_to, same_calibration
 from calib_bench.analysis.contrast import difference_of
 from calib_bench.analysis.findings import Finding, betas, changes, findings_of, overview
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import RedrawnChoice, shift
-from calib_bench.analysis.result_rows import Row, adjusted, doubtful, fields, marks
-from calib_bench.analysis.table_notes import NAMES, display_columns, families, over_beta, sample, table_note
+from calib_bench.analysis.result_rows import Row, adjusted, doubtful, fields
+from calib_bench.analysis.table_notes import NAMES, families, over_beta
+from calib_bench.analysis.tables import STAR, TableSpec
 from calib_bench.analysis.trial_predictions import on_trials
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Table
 from calib_bench.core.trial import Trial
 from calib_bench.errors import UserError
 from calib_bench.inference import Fitted, Interval, choice_variance, crossed_interval, jackknifed, widened, within
 from calib_bench.metrics.scores import scores_n
 from calib_bench.planning.tuning import Arm
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from numpy.typing import NDArray
-    from torch import Tensor
+Array = NDArray[np.float64]
 
-    Array = NDArray[np.float64]
 
 TEMPERATURE = "temperature_scaling"
 FAMILIES = (TEMPERATURE, "vector_scaling", "structured_matrix_scaling", "isotonic")
@@ -141,8 +142,6 @@ def _best_family(present: Sequence[str], risks: Risks, score: str) -> str:
 
 def _after_chosen(after: Mapping[str, Mapping[str, Tensor]], names: Sequence[str], score: str) -> Tensor:
     """Scores [S, N] of every seed after the family chosen for it."""
-    import torch
-
     return torch.stack([after[name][score][i] for i, name in enumerate(names)])
 
 
@@ -153,8 +152,6 @@ def _without_chosen(risks: Risks, chosen: Mapping[str, str]) -> dict[str, Any]:
 
 def _without(sets: Sequence[Mapping[str, Any]], scores: Iterable[str]) -> dict[str, Tensor]:
     """Of each score [S, F] without each fold, where every set has them."""
-    import torch
-
     without: dict[str, Tensor] = {}
     for score in scores:
         rows = [folds.get(score + WITHOUT) for folds in sets]
@@ -171,8 +168,6 @@ WITHOUT = "_without"
 
 def _risks(calibrators: Mapping[str, Calibrator], store: Results, trials: Sequence[Trial]) -> list[Risks]:
     """Of each trial, see `cross_validated`."""
-    import torch
-
     Z, y, tests = [], [], []
     for trial in trials:
         logits, labels = store.logits(trial), store.labels(trial)
@@ -236,9 +231,6 @@ def cross_validated_stack(
 
 def _folds(N: int, folds: int, seed: int) -> list[Tensor]:
     """Random folds of N examples, none of them empty."""
-    import numpy as np
-    import torch
-
     order = torch.from_numpy(np.random.default_rng(seed).permutation(N))
     return [part for part in torch.tensor_split(order, folds) if len(part)]
 
@@ -276,8 +268,6 @@ class _HeldOut(NamedTuple):
     @classmethod
     def of(cls, Z_SNK: Tensor, y_SN: Tensor, parts_FR: Tensor) -> _HeldOut:
         """The folds whose held-out examples are `parts_FR`."""
-        import torch
-
         kept = torch.ones(len(parts_FR), y_SN.shape[1], dtype=torch.bool).scatter_(1, parts_FR, False)
         rest = kept.nonzero()[:, 1].view(len(parts_FR), -1)
         return cls(*(a[:, i].flatten(0, 1) for i in (rest, parts_FR) for a in (Z_SNK, y_SN)))
@@ -294,8 +284,6 @@ def _held_out_scores(
     Raises:
         UserError: a map gives NaN.
     """
-    import torch
-
     names = tuple(SCORES.values())
     fits = calibrator.fits(held_out.Z, held_out.y)
     logp = torch.stack([calibrator.apply(fit, z) for fit, z in zip(fits, held_out.Z_out, strict=True)])
@@ -318,8 +306,6 @@ def _add(without: dict[str, Any], calibrator: Calibrator, fit: Any, Z_MK: Tensor
 
 def _alike(parts: Sequence[Tensor], entries: int) -> list[Tensor]:
     """Folds [F, R] of one size together, as far as all their logits are few; else one by one."""
-    import torch
-
     if entries > TOGETHER:
         return [part[None] for part in parts]
     return [torch.stack([p for p in parts if len(p) == size]) for size in sorted({len(p) for p in parts})]
@@ -462,54 +448,12 @@ def _counted(names: Sequence[str]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in Counter(names).most_common())
 
 
-def table(frame: pd.DataFrame, grid: Grid) -> Table:
-    """Table of calibration and refinement by the family that cross-validation chose."""
-    table_rows = _adjusted(frame)
-    table_rows = table_rows[table_rows["family"] == CHOSEN].drop(columns="family") if len(table_rows) else table_rows
-    chosen = f"chosen: how many seeds chose which family, by {FOLDS}-fold cross-validation within the calibration split"
-    return Table(
-        "Calibration and refinement, by the family of maps that cross-validation chose",
-        display_columns(table_rows, grid),
-        table_note(grid, *_how(frame, grid), chosen),
-        paper=True,
-        names=(*NAMES, "score"),
-    )
-
-
-def every_family(frame: pd.DataFrame, grid: Grid) -> Table:
-    """Table of calibration and refinement by every family of maps."""
-    chosen = f"{CHOSEN}: the family that {FOLDS}-fold cross-validation within the calibration split prefers, by seed"
-    return Table(
-        "Calibration and refinement, by every family of maps",
-        display_columns(_adjusted(frame), grid),
-        table_note(grid, *_how(frame, grid), chosen),
-        names=(*NAMES, "score", "family"),
-    )
-
-
-def _adjusted(frame: pd.DataFrame) -> pd.DataFrame:
-    return adjusted(frame, "score", "family") if len(frame) else frame
-
-
-def _how(frame: pd.DataFrame, grid: Grid) -> tuple[str, ...]:
-    return (
-        "refinement: test risk after recalibration by a map fitted on the calibration split; calibration: what that "
-        "took away, negative where recalibration does harm (Berta et al., 2025). Changes: minus "
-        f"beta={grid.reference:g} with cross-entropy; total = calibration + refinement",
-        f"{sample(frame)}, which count the choice of rates, by what it changes before and after temperature scaling; "
-        f"the calibration examples that maps are fitted on count, by leaving out each of {FOLDS} folds (of "
-        "temperatures, by their influence), the family as it was chosen; not in a family that was not cross-validated",
-        "* Holm-adjusted p < .05 over the arms, for each score, family and column",
-        *marks(frame),
-    )
-
-
 def words(frame: pd.DataFrame, grid: Grid) -> list[str]:
     """Sentences on whether the split by temperature scaling holds for richer families of maps."""
     if not len(frame) or "refinement_change" not in frame or frame["family"].nunique() <= 2:
         return []
     sentences: list[str] = []
-    for where, group in families(_adjusted(frame)):
+    for where, group in families(adjusted(frame, "score", "family")):
         sentences += [where + text for text in _family_words(group[group["score"] == "log loss"], grid)]
     return sentences
 
@@ -554,3 +498,40 @@ def _compared(largest: Row, log_loss: pd.DataFrame) -> str:
     agree = len({finding.departure > 0 for finding in by_family}) == 1
     sign = " All families agree on its sign." if agree and all(one.is_established for one in by_family) else ""
     return f"At beta={largest['beta']:.3g} refinement changed after {changes(by_family)}.{sign}"
+
+
+def _chosen(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["family"] == CHOSEN].drop(columns="family")
+
+
+HOW = (
+    "refinement: test risk after recalibration by a map fitted on the calibration split; calibration: what that took "
+    "away, negative where recalibration does harm (Berta et al., 2025). Changes: minus {reference} with "
+    "cross-entropy; total = calibration + refinement",
+    "{sample}, which count the choice of rates, by what it changes before and after temperature scaling; the "
+    f"calibration examples that maps are fitted on count, by leaving out each of {FOLDS} folds (of temperatures, by "
+    "their influence), the family as it was chosen; not in a family that was not cross-validated",
+    f"{STAR} over the arms, for each score, family and column",
+)
+TABLE = TableSpec(
+    "Calibration and refinement, by the family of maps that cross-validation chose",
+    (
+        *HOW,
+        f"chosen: how many seeds chose which family, by {FOLDS}-fold cross-validation within the calibration split",
+    ),
+    paper=True,
+    names=(*NAMES, "score"),
+    holm=("score", "family"),
+    rows=_chosen,
+    words=words,
+)
+EVERY_FAMILY = TableSpec(
+    "Calibration and refinement, by every family of maps",
+    (
+        *HOW,
+        f"{CHOSEN}: the family that {FOLDS}-fold cross-validation within the calibration split prefers, by seed",
+    ),
+    names=(*NAMES, "score", "family"),
+    of="refinement",
+    holm=("score", "family"),
+)

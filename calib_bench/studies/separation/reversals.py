@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
+
+import pandas as pd
 
 from calib_bench.analysis.findings import Evidence, Finding
-from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields, marks
-from calib_bench.analysis.table_notes import display_columns, families, table_note
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields
+from calib_bench.analysis.table_notes import families
+from calib_bench.analysis.tables import TableSpec
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Table
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import holm
 from calib_bench.studies.separation.ensembles import (
@@ -26,9 +28,6 @@ from calib_bench.studies.separation.ensembles import (
     SINGLE_REPAIRED,
     Ensemble,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 WAYS = {"repairing": SINGLE_REPAIRED, "pooling": POOLED, "both": POOLED_REPAIRED}
 """What may reverse an order of single seeds as they are, and the method that it leads to."""
@@ -81,52 +80,31 @@ def _evidence(row: Row) -> Evidence:
     return max((Finding.of(row, column).evidence for column in ("before", "after")), key=order)
 
 
-def table(frame: pd.DataFrame, grid: Grid) -> Table:
-    """Table of the reversals."""
-    names = ("model", "variant", "beta", "objective", "other_beta", "other_objective", "by")
-    limits = [f"{column}{end}" for column in ("before", "after") for end in ("", "_low", "_high", "_holm")]
-    optional = [column for column in ("evidence", "tuning", TWO_KINDS) if column in frame]
-    shown = frame[[c for c in (*names, *limits, *optional) if c in frame]]
-    return Table(
-        "Reversals: orders by test log loss that repairing or pooling turns round",
-        display_columns(shown, grid),
-        table_note(
-            grid,
-            *words(frame),
-            "before: the arm minus the other one, single seeds as they are, where the arm is better; after: the same "
-            "once both are repaired (temperature scaled), pooled, or pooled and then repaired, where the other one is. "
-            "All pairs of a model whose estimates are reversed, most certain first: by chance many are",
-            f"95% intervals of either difference, paired by seed and example; {LEFT_OUT}",
-            "established: both intervals leave 0 out, and the larger of both p-values is below .05 after Holm's "
-            "correction over all pairs and ways; suggestive: not after it; inconclusive: an interval holds 0",
-            *marks(shown),
-        ),
-        names=names,
-    )
+COUNTED = "{where}{reversed} of {compared} orders are reversed in the estimates, {named}"
+NO_EVIDENCE = "none of them established or suggestive"
 
 
-def words(frame: pd.DataFrame) -> list[str]:
+def _words(frame: pd.DataFrame, _: Grid) -> Iterator[str]:
     """Sentences that name the reversals which are established, or suggestive, and count the others."""
-    sentences = []
     for where, group in families(frame):
-        counted = f"{len(group)} of {int(group['compared'].iloc[0])} orders are reversed in the estimates"
-        clauses = [
-            f"{len(named)} {evidence}: {_named(named)}"
-            for evidence in (Evidence.ESTABLISHED, Evidence.SUGGESTIVE)
-            if (named := group[group["evidence"] == evidence].to_dict("records"))
-        ]
-        sentences.append(f"{where}{counted}, {'; '.join(clauses) or 'none of them established or suggestive'}")
-    return sentences
+        by_evidence = {word: _of_evidence(group, word) for word in (Evidence.ESTABLISHED, Evidence.SUGGESTIVE)}
+        clauses = [f"{len(rows)} {word}: {_named(rows)}" for word, rows in by_evidence.items() if rows]
+        compared, named = int(group["compared"].iloc[0]), "; ".join(clauses) or NO_EVIDENCE
+        yield COUNTED.format(where=where, reversed=len(group), compared=compared, named=named)
+
+
+def _of_evidence(frame: pd.DataFrame, evidence: Evidence) -> list[dict[Any, Any]]:
+    return frame[frame["evidence"] == evidence].to_dict("records")
 
 
 def headlines(frame: pd.DataFrame) -> list[str]:
     """Sentences for the verdict that name the reversals which are established; none where there are none."""
-    sentences = []
-    for where, group in families(frame):
-        sure = group[group["evidence"] == Evidence.ESTABLISHED].to_dict("records")
-        if sure:
-            sentences.append(f"{where}Orders by test log loss that are reversed: {_named(sure)}.")
-    return sentences
+    established = {where: _of_evidence(group, Evidence.ESTABLISHED) for where, group in families(frame)}
+    return [
+        f"{where}Orders by test log loss that are reversed: {_named(rows)}."
+        for where, rows in established.items()
+        if rows
+    ]
 
 
 def _named(reversals: Sequence[Mapping[object, object]]) -> str:
@@ -140,3 +118,28 @@ def _named(reversals: Sequence[Mapping[object, object]]) -> str:
 
 def _arm(beta: object, objective: object) -> str:
     return f"beta={beta:.3g}" + ("" if objective == CROSS_ENTROPY else f" {objective}")
+
+
+NAMES = ("model", "variant", "beta", "objective", "other_beta", "other_objective", "by")
+LIMITS = tuple(f"{column}{end}" for column in ("before", "after") for end in ("", "_low", "_high", "_holm"))
+
+
+def _in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """Names, limits, then what is said of them; p-values before Holm's correction are of no use."""
+    return frame[[c for c in (*NAMES, *LIMITS, "evidence", "tuning", TWO_KINDS) if c in frame]]
+
+
+TABLE = TableSpec(
+    "Reversals: orders by test log loss that repairing or pooling turns round",
+    (
+        "before: the arm minus the other one, single seeds as they are, where the arm is better; after: the same once "
+        "both are repaired (temperature scaled), pooled, or pooled and then repaired, where the other one is. All "
+        "pairs of a model whose estimates are reversed, most certain first: by chance many are",
+        f"95% intervals of either difference, paired by seed and example; {LEFT_OUT}",
+        "established: both intervals leave 0 out, and the larger of both p-values is below .05 after Holm's "
+        "correction over all pairs and ways; suggestive: not after it; inconclusive: an interval holds 0",
+    ),
+    names=NAMES,
+    rows=_in_order,
+    words=_words,
+)

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from calib_bench.analysis.findings import EQUAL, Finding, evidence
 from calib_bench.analysis.table_notes import families
@@ -23,9 +25,6 @@ from calib_bench.dynamics.scaling_law import powers
 from calib_bench.errors import SettingsError
 from calib_bench.studies.separation.comparisons import EQUAL_LOSS, LEFT_OUT
 from calib_bench.studies.separation.options import Options
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FEWEST_SEEDS = 10
 LONG = 3

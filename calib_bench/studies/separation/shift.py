@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from calib_bench import metrics
 from calib_bench.analysis import arms as each
@@ -46,11 +48,8 @@ from calib_bench.studies.separation.shift_methods import ByMethod, MethodValues,
 from calib_bench.studies.separation.shift_methods import row as method_row
 from calib_bench.system.random import stream
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import Tensor
+Array = NDArray[np.float64]
 
-    Array = NDArray[np.float64]
 
 CLEAN = "test"
 SETS = ("lac_coverage", "lac_size", "aps_coverage", "aps_size")

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from calib_bench.analysis.arms import CROSSED, over_seeds
 from calib_bench.analysis.measure import STACK_VALUES, set_values
@@ -23,11 +25,8 @@ from calib_bench.core.baseline import Calibrator
 from calib_bench.inference import Fitted, Interval, difference_interval, score_interval
 from calib_bench.metrics import measure
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import Tensor
+Array = NDArray[np.float64]
 
-    Array = NDArray[np.float64]
 
 Split = tuple["Tensor", "Tensor"]
 """Logits Z = beta z, float64 [N, K], and labels [N] of a test split."""

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from calib_bench.analysis.findings import overview
-from calib_bench.analysis.result_rows import adjusted, cell, marks
+from calib_bench.analysis.result_rows import cell
 from calib_bench.analysis.scores import RAW
-from calib_bench.analysis.table_notes import NAMES, display_columns, families, sample, table_note
+from calib_bench.analysis.table_notes import NAMES, families
+from calib_bench.analysis.tables import STAR, TableSpec
 from calib_bench.core.corruption import SEVERITIES
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Analysis, Section, Table
+from calib_bench.core.study import Analysis, Section
 from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.report.drawing import by_family, family_grid, figure_legend, plain
+from calib_bench.report.drawing import by_family, family_grid, figure_legend, plain, shades
+from calib_bench.report.panels import rows_of
 from calib_bench.studies.separation.decisions import finding_of
 from calib_bench.studies.separation.refinement import FAMILIES
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -32,21 +35,6 @@ WHERE = ("corruption", "severity")
 MOST_LINES = 6
 """Methods that one panel shows."""
 FIRST = ("accuracy", "log_loss", "log_loss_repaired", "log_loss_refitted", "kappa", "delta_dyn", "delta_dyn_shifted")
-LEFT_OUT = (
-    "Intervals leave out the choice of rates, so that nothing is established where rates were tuned, and the fit of "
-    "temperatures to the shifted data"
-)
-COLUMNS = (
-    "log loss repaired: after the temperature of the clean calibration split; refitted: after temperatures of the "
-    "shifted data, each half of the examples with the other half's; kappa: the temperature that the shifted data need, "
-    "times beta; ece repaired, auroc repaired, and sets that hold the label for 90% of clean examples (lac, aps), by "
-    "the clean split alone"
-)
-DELTAS = (
-    "delta: the arm minus the reference, of log loss where no score is named; total = conf + dyn with the clean "
-    "temperature, = conf shifted + dyn shifted with those of the shifted data; delta auroc and those of sets after the "
-    "clean temperature"
-)
 TOLD = {
     "delta_accuracy": "accuracy",
     "delta_dyn": "log loss after the clean temperature",
@@ -69,79 +57,85 @@ EXPECTED = {"lac_coverage": 0.9, "kappa": 1.0, **dict.fromkeys((column for colum
 """Values that are marked by a line."""
 
 
-def tables(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> dict[str, Table]:
-    """The tables of shifted data; none where none was measured."""
-    if not len(frames["shift"]):
-        return {}
-    names = (*NAMES, *WHERE)
-    frame = adjusted(frames["shift"])
-    note = table_note(
-        grid,
-        _words(frame, grid.reference),
-        f"{sample(frame)}; a mean over corruptions is taken for each example first. {LEFT_OUT}",
-        COLUMNS,
-        DELTAS,
-        "ECE: t intervals over seeds for this test set",
-        "* Holm-adjusted p < .05 over all rows, for each column",
-        *marks(frame),
-    )
-    every = adjusted(frames["shift_corruptions"])
-    after = adjusted(frames["shift_methods"], "method")
-    after = after.sort_values("objective", key=lambda objectives: objectives != CROSS_ENTROPY, kind="stable")
-    return {
-        "shift": Table("Over severity", display_columns(frame, grid), note, names=names, first=FIRST),
-        "shift_methods": Table(
-            "Every calibrator over severity",
-            display_columns(after, grid),
-            table_note(
-                grid,
-                "Each calibrator fitted on the clean calibration split, every metric a mean over corruptions",
-                f"Accuracy, log loss, Brier score: {sample(after)}. Sets, raw and after temperature scaling: the same, "
-                "their threshold's calibration examples counted. All else, ECE too: t intervals over seeds for this "
-                "test set. The calibration examples are counted after temperature scaling; after other calibrators "
-                "intervals hold for these fits. No interval counts the choice of rates",
-                "delta: the arm minus the reference after the same method",
-                "* Holm-adjusted p < .05 over all rows of a method, for each column",
-                *marks(after),
-            ),
-            names=(*names, "method"),
-            first=("accuracy", "log_loss", "brier", "ece", "classwise_ece", "delta_log_loss"),
-        ),
-        "shift_controls": Table(
-            "What a temperature cannot change, and what further test data must not",
-            frames["shift_controls"],
-            table_note(grid, "Counts over all arms, seeds and test splits; every one must be 0"),
-            names=("model", "variant", "control"),
-        ),
-        "shift_corruptions": Table(
-            "Every corruption at every severity",
-            display_columns(every, grid),
-            table_note(grid, "Columns as in the table over severity", *marks(every)),
-            names=names,
-            first=FIRST,
-        ),
-    }
+REFERENCE = (
+    "{where}At severity {severity:g} ({corruption}) beta={beta:g} has accuracy {accuracy} and log loss {log_loss}, "
+    "after the clean temperature {log_loss_repaired}, after one of the shifted data {log_loss_refitted}{kappa}"
+)
+MEASURED = ("accuracy", "log_loss", "log_loss_repaired", "log_loss_refitted")
 
 
-def _words(frame: pd.DataFrame, reference: float) -> str:
+def _words(frame: pd.DataFrame, grid: Grid) -> Iterator[str]:
     """Sentences on the strongest shift: what it does to the reference, and where another beta changes what is left."""
-    sentences = []
     for where, rows in families(frame[frame["objective"] == CROSS_ENTROPY]):
         worst = rows[rows["severity"] == rows["severity"].max()]
         worst = worst[worst["corruption"] == worst["corruption"].iloc[0]] if len(worst) else worst
-        for row in worst[worst["beta"] == reference].to_dict("records"):
+        is_reference = worst["beta"] == grid.reference
+        for row in worst[is_reference].to_dict("records"):
+            texts = {column: cell(row, column) for column in MEASURED}
             kappa = f", kappa {cell(row, 'kappa')}" if "kappa" in row else ""
-            sentences.append(
-                f"{where}At severity {row['severity']:g} ({row['corruption']}) beta={reference:g} has accuracy "
-                f"{cell(row, 'accuracy')} and log loss {cell(row, 'log_loss')}, after the clean temperature "
-                f"{cell(row, 'log_loss_repaired')}, after one of the shifted data "
-                f"{cell(row, 'log_loss_refitted')}{kappa}"
-            )
-        others = worst[worst["beta"] != reference].to_dict("records")
+            yield REFERENCE.format(where=where, **{**row, **texts, "kappa": kappa})
+        others = worst[~is_reference].to_dict("records")
         changes = [finding_of(row, column, name) for column, name in TOLD.items() if column in worst for row in others]
         if changes:
-            sentences.append(f"{where}Changes there with beta: {overview(changes)}")
-    return ". ".join(sentences)
+            yield f"{where}Changes there with beta: {overview(changes)}"
+
+
+def _cross_entropy_first(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.sort_values("objective", key=lambda objectives: objectives != CROSS_ENTROPY, kind="stable")
+
+
+TABLES = {
+    "shift": TableSpec(
+        "Over severity",
+        (
+            "{sample}; a mean over corruptions is taken for each example first. Intervals leave out the choice of "
+            "rates, so that nothing is established where rates were tuned, and the fit of temperatures to the shifted "
+            "data",
+            "log loss repaired: after the temperature of the clean calibration split; refitted: after temperatures of "
+            "the shifted data, each half of the examples with the other half's; kappa: the temperature that the "
+            "shifted data need, times beta; ece repaired, auroc repaired, and sets that hold the label for 90% of "
+            "clean examples (lac, aps), by the clean split alone",
+            "delta: the arm minus the reference, of log loss where no score is named; total = conf + dyn with the "
+            "clean temperature, = conf shifted + dyn shifted with those of the shifted data; delta auroc and those of "
+            "sets after the clean temperature",
+            "ECE: t intervals over seeds for this test set",
+            f"{STAR} over all rows, for each column",
+        ),
+        names=(*NAMES, *WHERE),
+        first=FIRST,
+        holm=(),
+        words=_words,
+    ),
+    "shift_methods": TableSpec(
+        "Every calibrator over severity",
+        (
+            "Each calibrator fitted on the clean calibration split, every metric a mean over corruptions",
+            "Accuracy, log loss, Brier score: {sample}. Sets, raw and after temperature scaling: the same, their "
+            "threshold's calibration examples counted. All else, ECE too: t intervals over seeds for this test set. "
+            "The calibration examples are counted after temperature scaling; after other calibrators intervals hold "
+            "for these fits. No interval counts the choice of rates",
+            "delta: the arm minus the reference after the same method",
+            f"{STAR} over all rows of a method, for each column",
+        ),
+        names=(*NAMES, *WHERE, "method"),
+        first=("accuracy", "log_loss", "brier", "ece", "classwise_ece", "delta_log_loss"),
+        holm=("method",),
+        rows=_cross_entropy_first,
+    ),
+    "shift_controls": TableSpec(
+        "What a temperature cannot change, and what further test data must not",
+        ("Counts over all arms, seeds and test splits; every one must be 0",),
+        names=("model", "variant", "control"),
+    ),
+    "shift_corruptions": TableSpec(
+        "Every corruption at every severity",
+        ("Columns as in the table over severity",),
+        names=(*NAMES, *WHERE),
+        first=FIRST,
+        holm=(),
+    ),
+}
+"""The tables of shifted data."""
 
 
 def levels(analysis: Analysis) -> Figure | None:
@@ -198,8 +192,7 @@ def _over_severity(analysis: Analysis, panels: tuple[tuple[str, str], ...]) -> F
     if frame is None or not all(column in frame for column, _ in panels):
         return None
     figure, axes = family_grid(frame, len(panels), 3.1)
-    betas = sorted(set(frame["beta"]))
-    colors = {beta: _color(beta, betas) for beta in betas}
+    colors = shades(frame["beta"])
     for (name, rows), line in zip(by_family(frame), axes, strict=False):
         for axis, (column, label) in zip(line, panels, strict=True):
             _panel(axis, rows, column, "beta", colors)
@@ -211,10 +204,8 @@ def _over_severity(analysis: Analysis, panels: tuple[tuple[str, str], ...]) -> F
 
 def _of_first_set(analysis: Analysis, table: str) -> tuple[pd.DataFrame | None, str]:
     """A table's rows of cross-entropy's arms on clean data and the first set of corruptions, and the set's name."""
-    if table not in analysis.tables:
-        return None, ""
-    frame = analysis.tables[table].frame
-    frame = frame[(frame["objective"] == CROSS_ENTROPY) & frame["severity"].notna()]
+    frame = rows_of(analysis, table, "severity")
+    frame = frame[frame["objective"] == CROSS_ENTROPY] if len(frame) else frame.assign(corruption=[])
     drawn = next((name for name in frame["corruption"] if name != "none"), None)
     return (None, "") if drawn is None else (frame[frame["corruption"].isin(("none", drawn))], drawn)
 
@@ -234,10 +225,3 @@ def _panel(axis: Axes, rows: pd.DataFrame, column: str, by: str, colors: Mapping
         plain(axis.yaxis)
     axis.set_xticks((0, *SEVERITIES))
     axis.set_xlabel("severity (0: clean)")
-
-
-def _color(beta: float, betas: Sequence[float]) -> Any:
-    """A colour from dark to light in the order of betas."""
-    from matplotlib import colormaps
-
-    return colormaps["viridis"](0.9 * list(betas).index(beta) / max(1, len(betas) - 1))

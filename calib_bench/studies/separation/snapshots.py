@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
 
 from calib_bench.analysis.measure import FINISHED
 from calib_bench.core.results import Record, Results
 from calib_bench.core.trial import Scores, Snapshot, Trial
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from torch import Tensor
 
 
 def common_level(store: Results, trials: Sequence[Trial]) -> float | None:

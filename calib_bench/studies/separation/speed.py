@@ -11,24 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from calib_bench.analysis.findings import EQUAL, Evidence, Finding, places
-from calib_bench.analysis.result_rows import adjusted, marks, revoked
-from calib_bench.analysis.table_notes import NAMES, display_columns, families, table_note
+from calib_bench.analysis.result_rows import adjusted, revoked
+from calib_bench.analysis.table_notes import NAMES, families
+from calib_bench.analysis.tables import STAR, TableSpec
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Analysis, Table
+from calib_bench.core.study import Analysis
 from calib_bench.planning.tuning import FEWEST_SEEDS
-from calib_bench.report.drawing import (
-    by_family,
-    dodge_factor,
-    draw_line,
-    family_grid,
-    figure_legend,
-    set_beta_axis,
-)
+from calib_bench.report.panels import draw_columns, draw_families, mark_zero, rows_of
 from calib_bench.studies.separation.comparisons import BEST_EPOCH, COMPARISONS, EQUAL_EPOCHS, EQUAL_LOSS, LEFT_OUT
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TRAINABILITY, GENERALIZATION, INCONCLUSIVE = "trainability", "generalization", "inconclusive"
@@ -47,7 +43,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     EQUAL_LOSS: {"color": "C0", "marker": "D"},
     BEST_EPOCH: {"color": "C1", "marker": "s"},
 }
-PANELS = {"repaired": "change of repaired log loss (nats)", "raw": "change of log loss (nats)"}
+PANELS = (("repaired", "change of repaired log loss (nats)"), ("raw", "change of log loss (nats)"))
 ROOM = 1.3
 """Factor of beta that the axis has beyond the outermost ones."""
 INTERVALS = (
@@ -132,48 +128,43 @@ def _estimates(row: Mapping[Any, Any]) -> str:
     )
 
 
-def table(frame: pd.DataFrame, grid: Grid) -> Table:
-    """The table of all three comparisons."""
-    first = ("verdict", *(f"{name}_repaired" for name in COMPARISONS), "training_loss")
-    return Table(
-        "Speed or generalization: change of log loss (nats) in three comparisons",
-        display_columns(frame, grid),
-        table_note(
-            grid,
-            f"Each beta minus beta={grid.reference:g}, trained with cross-entropy, paired by seed, raw and repaired, "
-            "that is after temperature scaling: at the end of equal epochs; at equal training loss, the larger of the "
-            "lowest that both runs of a seed reach (training loss: its geometric mean over seeds), between measured "
-            "epochs on the logarithm of training loss, reached after so many epochs (epochs to it, and those of the "
-            "reference); and each run at the epoch of its lowest loss",
-            INTERVALS,
-            KEPT if (frame["equal_loss_on"] == "test").any() else "",
-            RULE,
-            "* Holm-adjusted p < .05 over the arms, within each comparison",
-            *marks(frame),
-        ),
-        names=NAMES,
-        first=first,
-    )
+def _kept(frame: pd.DataFrame, _: Grid) -> dict[str, str]:
+    """What the note says of arms that kept their logits at training losses, where there are such."""
+    return {"kept": KEPT if (frame["equal_loss_on"] == "test").any() else ""}
+
+
+TABLE = TableSpec(
+    "Speed or generalization: change of log loss (nats) in three comparisons",
+    (
+        "Each beta minus {reference}, trained with cross-entropy, paired by seed, raw and repaired, that is after "
+        "temperature scaling: at the end of equal epochs; at equal training loss, the larger of the lowest that both "
+        "runs of a seed reach (training loss: its geometric mean over seeds), between measured epochs on the "
+        "logarithm of training loss, reached after so many epochs (epochs to it, and those of the reference); and "
+        "each run at the epoch of its lowest loss",
+        INTERVALS,
+        "{kept}",
+        RULE,
+        f"{STAR} over the arms, within each comparison",
+    ),
+    names=NAMES,
+    first=("verdict", *(f"{name}_repaired" for name in COMPARISONS), "training_loss"),
+    fields=_kept,
+)
+"""All three comparisons."""
 
 
 def figure(analysis: Analysis) -> Figure | None:
     """The change of repaired and of raw log loss over beta in each comparison, a row of panels a family: a change in
     black alone is one of speed, one in all three colours is not.
     """
-    shown = analysis.tables.get("comparisons")
-    if shown is None:
+    frame = rows_of(analysis, "comparisons")
+    if not len(frame):
         return None
-    figure, axes = family_grid(shown.frame, len(PANELS), 3.1)
-    for (name, rows), line in zip(by_family(shown.frame), axes, strict=True):
-        rows = rows.sort_values("beta")
-        for axis, (kind, label) in zip(line, PANELS.items(), strict=True):
-            for i, comparison in enumerate(COMPARISONS):
-                draw_line(axis, rows, f"{comparison}_{kind}", dodge_factor(i, 3), **LOOKS[comparison])
-            axis.axhline(0, color="0.4", linewidth=0.8)
-            axis.set_ylabel(label)
-            betas = [*rows["beta"], analysis.result.reference]
-            set_beta_axis(axis, betas)
-            axis.set_xlim(min(betas) / ROOM, max(betas) * ROOM)
-        line[0].set_title(name, loc="left")
-    figure_legend(figure, [(WHERE[name], look) for name, look in LOOKS.items()])
-    return figure
+
+    def draw(axis: Axes, rows: pd.DataFrame, kind: str) -> None:
+        draw_columns(axis, rows, {f"{comparison}_{kind}": look for comparison, look in LOOKS.items()})
+        betas = [*rows["beta"], analysis.result.reference]
+        mark_zero(axis, betas)
+        axis.set_xlim(min(betas) / ROOM, max(betas) * ROOM)
+
+    return draw_families(frame, PANELS, 3.1, draw, [(WHERE[name], look) for name, look in LOOKS.items()])

@@ -7,7 +7,8 @@ Every arm is compared with the reference of its family; the modules beside this 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from calib_bench import registry
 from calib_bench.analysis import arms as each
@@ -41,10 +42,7 @@ from calib_bench.studies.separation.findings import verdict
 from calib_bench.studies.separation.measure import REPAIR, Reader, read_family
 from calib_bench.studies.separation.options import Options
 from calib_bench.studies.separation.summary import summary
-from calib_bench.studies.separation.tables import bins, tables
-
-if TYPE_CHECKING:
-    import pandas as pd
+from calib_bench.studies.separation.tables import tables
 
 
 def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
@@ -68,10 +66,8 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    scores = store.scores(grid.select)
+    grid, scores = lazy.asked(grid), store.scores(grid.select)
     families = tuning.tuned(grid, scores, interventions.more(grid))
-    grid = lazy.asked(grid)
-    families = tuning.tuned(grid, store.scores(grid.select), interventions.more(grid))
     arms = [arm for family in families for arm in family.arms]
     grid_arms = [arm for family in families for arm in family.of_grid]
     beside = [arm for family in families for arm in family.beside]
@@ -91,7 +87,7 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     untrained = untrained_words(arms)
     return Analysis(
         verdict=(*untrained, *verdict(grid, frames)),
-        tables=tables(grid, frames, study.nested) | shift_page.tables(grid, frames) | bins(grid, reliability),
+        tables=tables(grid, frames, study.nested, reliability),
         warnings=(
             *warnings(grid, grid_arms, beside, frames, store.provenance()),
             *refusals(study.refused, grid.calibrator),
@@ -107,8 +103,6 @@ def analyse(grid: Grid, store: Results) -> Analysis:
 
 def _frames(study: Reader) -> dict[str, pd.DataFrame]:
     """The rows of every table, Holm-adjusted, once all families are read."""
-    import pandas as pd
-
     study.rows["factorial"] = factorial.rows(study.points, study.moves)
     study.rows["factorial_tests"] = factorial.tests(study.points)
     study.rows["best_beta"] = best_beta.rows(study.curves)
@@ -126,8 +120,6 @@ def _frames(study: Reader) -> dict[str, pd.DataFrame]:
 
 
 def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    import pandas as pd
-
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 

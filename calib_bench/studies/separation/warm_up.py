@@ -7,25 +7,23 @@ learns best at.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from calib_bench.analysis import arms as each
 from calib_bench.analysis.collapse import two_kinds
-from calib_bench.analysis.contrast import contrast
+from calib_bench.analysis.contrast import DIFFERENCES, contrast
 from calib_bench.analysis.findings import findings_of, overview
 from calib_bench.analysis.interventions import effects
 from calib_bench.analysis.measure import Measures
-from calib_bench.analysis.result_rows import TWO_KINDS, Row, marks
-from calib_bench.analysis.table_notes import display_columns, families, sample, table_note
+from calib_bench.analysis.result_rows import TWO_KINDS, Row
+from calib_bench.analysis.table_notes import families
+from calib_bench.analysis.tables import STAR, TableSpec
 from calib_bench.core.settings import Grid
-from calib_bench.core.study import Table
 from calib_bench.core.trial import Trial
 from calib_bench.planning.tuning import together
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CHANGED = {"accuracy": "accuracy", "repaired log loss": "log_loss_dyn"}
 """Metrics that only learning dynamics move, and their columns in contrasts."""
@@ -80,42 +78,36 @@ def _row(
     return row
 
 
-def table(frame: pd.DataFrame, grid: Grid) -> Table:
-    """Table of warm-up against none."""
-    stems = ("accuracy", "log_loss_total", "log_loss_conf", "log_loss_dyn")
-    names = ("model", "variant", "beta", "tuning", "warmup", "against", "rate", "rate_against", "seeds", "dropped")
-    keep = [c for c in frame if c in (*names, TWO_KINDS, "doubtful") or (c.startswith(stems) and "share" not in c)]
-    return Table(
-        "Warm-up against none, at each beta",
-        display_columns(frame[keep], grid),
-        table_note(
-            grid,
-            *words(frame),
-            f"Each arm with warm-up minus the arm of the same beta with less ({sample(frame)}), each at its own rate, "
-            "whose choice is counted; warmup and against in epochs",
-            f"of beta: the effect of this beta against beta={grid.reference:g} with warm-up, minus the same without: "
-            "where it has the opposite sign of beta's effect without, part of that effect was one of early instability",
-            "* Holm-adjusted p < .05 over the rows of this table",
-            *marks(frame[keep]),
-        ),
-        names=("model", "variant", "beta", "warmup"),
-        first=("against", "accuracy", "log_loss_dyn", *(f"{column}{INTERACTION}" for column in CHANGED.values())),
-    )
-
-
-def words(frame: pd.DataFrame) -> list[str]:
+def words(frame: pd.DataFrame, _: Grid) -> Iterator[str]:
     """Sentences on what warm-up changes, and what of beta's effect; none of a grid without several warm-ups."""
-    sentences = []
     for where, group in families(frame):
         rows = group.to_dict("records")
         changes = [one for metric, column in CHANGED.items() for one in findings_of(rows, column, metric)]
-        sentences.append(f"{where}Warm-up against none. {overview(changes, estimates=True)}")
+        yield f"{where}Warm-up against none. {overview(changes, estimates=True)}."
         beta_rows = [row for row in rows if math.isfinite(row.get(f"accuracy{INTERACTION}", math.nan))]
-        of_beta = [
-            one
-            for metric, column in CHANGED.items()
-            for one in findings_of(beta_rows, f"{column}{INTERACTION}", f"beta's effect on {metric}")
-        ]
+        columns = {f"{column}{INTERACTION}": f"beta's effect on {metric}" for metric, column in CHANGED.items()}
+        of_beta = [one for column, name in columns.items() for one in findings_of(beta_rows, column, name)]
         if of_beta:
-            sentences.append(f"{where}What warm-up changes of beta's effect. {overview(of_beta, estimates=True)}")
-    return sentences
+            yield f"{where}What warm-up changes of beta's effect. {overview(of_beta, estimates=True)}."
+
+
+EFFECTS_OF_BETA = tuple(f"{column}{INTERACTION}" for column in CHANGED.values())
+SHOWN = (
+    "model", "variant", "beta", "tuning", "warmup", "against", "rate", "rate_against", "seeds", "dropped", TWO_KINDS,
+    "doubtful", *DIFFERENCES, *EFFECTS_OF_BETA,
+)  # fmt: skip
+TABLE = TableSpec(
+    "Warm-up against none, at each beta",
+    (
+        "Each arm with warm-up minus the arm of the same beta with less ({sample}), each at its own rate, whose choice "
+        "is counted; warmup and against in epochs",
+        "of beta: the effect of this beta against {reference} with warm-up, minus the same without: where it has the "
+        "opposite sign of beta's effect without, part of that effect was one of early instability",
+        f"{STAR} over the rows of this table",
+    ),
+    names=("model", "variant", "beta", "warmup"),
+    first=("against", "accuracy", "log_loss_dyn", *EFFECTS_OF_BETA),
+    shown=SHOWN,
+    words=words,
+)
+"""Warm-up against none."""

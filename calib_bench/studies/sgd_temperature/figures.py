@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -171,20 +170,31 @@ def adam(analysis: Analysis) -> Figure:
     if not families:
         return empty_figure("Adam was not trained: give optimizer=sgd,adam.")
     figure, axes = _panels(len(families), 3.4)
-    looks = {"linear": {"linestyle": "--", "marker": "s"}, "square root": {"linestyle": "-", "marker": "o"}}
     for one, axis in zip(families, axes, strict=False):
-        readings = _settled(one.part(ADAM))
         colors = shades(r.arm.temperature for r in one.part(ADAM))
-        for (rate, color), (rule, look) in itertools.product(colors.items(), looks.items()):
-            line = [r for r in readings if r.arm.temperature == rate and r.arm.rule in ("", rule)]
-            _excess(axis, line, [float(r.batch) for r in line], look | {"color": color})
+        for rate, color in colors.items():
+            _adam_rate(axis, [r for r in _settled(one.part(ADAM)) if r.arm.temperature == rate], color)
         axis.set(xscale="log", yscale="log", xlabel="batch size B", ylabel="excess loss (nats)")
         axis.set_title(_title(one), loc="left")
         _plain(axis)
     keys = [(f"Adam, rate {rate:.3g} at the first B", {"color": color}) for rate, color in colors.items()]
-    keys += [(f"{rule} in B", look | {"color": "0.3"}) for rule, look in looks.items()]
+    keys += [(f"{rule} in B", look | {"color": "0.3"}) for rule, look in RULES.items()]
     figure_legend(figure, keys)
     return figure
+
+
+RULES: dict[str, dict[str, Any]] = {
+    "linear": {"linestyle": "--", "marker": "s"},
+    "square root": {"linestyle": "-", "marker": "o"},
+}
+"""How the rate of Adam follows the batch size, and the look of its line."""
+
+
+def _adam_rate(axis: Axes, readings: list[Reading], color: Any) -> None:
+    """Readings of one rate at the first batch size, a line a rule."""
+    for rule, look in RULES.items():
+        line = [reading for reading in readings if reading.arm.rule in ("", rule)]
+        _excess(axis, line, [float(reading.batch) for reading in line], look | {"color": color})
 
 
 def gibbs(analysis: Analysis) -> Figure:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from calib_bench.analysis.estimate import Estimate
+from calib_bench.analysis.findings import Sentences
 from calib_bench.analysis.result_rows import SOME_COLLAPSED, cell, revoked
 from calib_bench.analysis.table_notes import smoke_warnings
 from calib_bench.core.settings import Grid
@@ -15,10 +18,6 @@ from calib_bench.inference import Interval
 from calib_bench.studies.sgd_temperature import arms
 from calib_bench.studies.sgd_temperature import rows as measured_rows
 from calib_bench.studies.sgd_temperature.read import Density, Reading
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 STATES = {
     stationary.DRIFTS: "still drift",
@@ -29,13 +28,57 @@ STATES = {
 """States of readings that a warning names, and what it says of them."""
 
 
+class Says(Sentences):
+    """What the study of SGD's temperature says."""
+
+    NOTHING = "Nothing that theory gives could be measured."
+    COUNTS = "Of {number} numbers that theory gives, within their tolerance: {counts}."
+    SLOPE = (
+        "The stationary loss rises by {slope} nats per eta0 at small rates; the heat capacity E||g||^2 / 4 at the "
+        "minimum is {capacity:.3g}."
+    )
+    INTERPOLATES = (
+        "Theory does not apply: the model fits every training label (loss {loss:.2g} at its minimum), so that the heat "
+        "capacity is zero."
+    )
+    NO_MINIMUM = (
+        "The excess loss cannot be measured: no minimum was reached (gradient norm {norm:.2g}); give more "
+        "weight_decay=."
+    )
+    NO_PLATEAU = "No rate has reached a plateau."
+    SUPPRESSED = (
+        "Shuffled epochs are colder than theory's independent batches: {smallest:.2g} of the excess loss at the "
+        "smallest rate, {largest:.2g} at the largest."
+    )
+    BREAK_UNKNOWN = "Where the collapse over batch size ends is not established, since {why}."
+    BREAK = "At eta0={eta0:.3g} the collapse over batch size is {seen}; theory gives 10% at B={tenth:.0f}."
+    BROKEN = "first seen off by more than 10% at B={batch}"
+    NOT_BROKEN = "not seen to break up to B={batch}"
+    COOLED = (
+        "{factor:g} of the rate at eta0={eta0:.3g} takes the excess loss to {cold} of what it was{moves}; with the "
+        "rate restored it is {again} times that of runs never cooled ({hysteresis})."
+    )
+    MOVES = ", while runs that were never cooled keep falling"
+    HYSTERESIS_REVOKED = "hysteresis is inconclusive, since {why}"
+    HYSTERESIS_OPEN = "hysteresis is inconclusive: the runs had not settled"
+    HYSTERESIS = "hysteresis"
+    NO_HYSTERESIS = "no hysteresis beyond the tolerance"
+    RULE_UNKNOWN = "Which rule Adam's stationary loss follows over batch sizes is not established, since {why}."
+    RULE = "Adam's stationary loss follows the {better} rule over batch sizes: log excess moves (rms) by {moved}."
+    GIBBS = "One parameter: total variation distance of the histogram from exp(-2L / (eta0 s2)): {distances}."
+    DISTANCE = "{distance:.3f} at eta0={eta0:g} (chance {chance:.3f})"
+    ONE_SEED = "One seed: there are no intervals over seeds."
+    UNSETTLED = "{model}: {number} of {of} arms {what} ({listed})."
+    MIXED = "have some seeds that collapsed and some that did not"
+
+
 def summary(results: list[measured_rows.FamilyResult], accepted: pd.DataFrame) -> tuple[str, ...]:
     if not len(accepted):
-        return ("Nothing that theory gives could be measured.",)
+        return (Says.NOTHING,)
     counts = accepted["verdict"].value_counts()
     states = (measured_rows.MET, measured_rows.NOT_MET, measured_rows.OPEN)
     parts = ", ".join(f"{counts.get(state, 0)} {state}" for state in states)
-    sentences = [f"Of {len(accepted)} numbers that theory gives, within their tolerance: {parts}."]
+    sentences = [Says.COUNTS.of(number=len(accepted), counts=parts)]
     for one in results:
         measured = measured_rows.slope(one)
         if measured is not None and one.family.convex and one.minimum.converged:
@@ -46,9 +89,7 @@ def summary(results: list[measured_rows.FamilyResult], accepted: pd.DataFrame) -
 
 def _slope(one: measured_rows.FamilyResult, measured: Interval) -> str:
     """Sentence on the measured heat capacity beside the one at the minimum."""
-    capacity = f"the heat capacity E||g||^2 / 4 at the minimum is {one.minimum.capacity:.3g}"
-    text = Estimate.of_interval(measured).text
-    return f"The stationary loss rises by {text} nats per eta0 at small rates; {capacity}."
+    return Says.SLOPE.of(slope=Estimate.of_interval(measured).text, capacity=one.minimum.capacity)
 
 
 def verdict(one: measured_rows.FamilyResult, several: bool) -> list[str]:
@@ -62,13 +103,11 @@ def _heat(one: measured_rows.FamilyResult) -> list[str]:
     """How the stationary loss rises with the rate, or why that cannot be compared with theory."""
     minimum = one.minimum
     if minimum.interpolates:
-        fits = f"the model fits every training label (loss {minimum.loss:.2g} at its minimum)"
-        return [f"Theory does not apply: {fits}, so that the heat capacity is zero."]
+        return [Says.INTERPOLATES.of(loss=minimum.loss)]
     if not minimum.converged:
-        reached = f"no minimum was reached (gradient norm {minimum.gradient:.2g})"
-        return [f"The excess loss cannot be measured: {reached}; give more weight_decay=."]
+        return [Says.NO_MINIMUM.of(norm=minimum.gradient)]
     measured = measured_rows.slope(one)
-    return [_slope(one, measured)] if measured is not None else ["No rate has reached a plateau."]
+    return [Says.NO_PLATEAU if measured is None else _slope(one, measured)]
 
 
 def _suppressed(one: measured_rows.FamilyResult) -> list[str]:
@@ -76,8 +115,7 @@ def _suppressed(one: measured_rows.FamilyResult) -> list[str]:
     shuffled = measured_rows.suppression(one)
     if not shuffled or not math.isfinite(shuffled[0]):
         return []
-    colder = f"{shuffled[0]:.2g} of the excess loss at the smallest rate, {shuffled[-1]:.2g} at the largest"
-    return [f"Shuffled epochs are colder than theory's independent batches: {colder}."]
+    return [Says.SUPPRESSED.of(smallest=shuffled[0], largest=shuffled[-1])]
 
 
 def _break(one: measured_rows.FamilyResult) -> list[str]:
@@ -87,11 +125,11 @@ def _break(one: measured_rows.FamilyResult) -> list[str]:
     if not grown or one.minimum.interpolates:
         return []
     if any(r.mixed for r in (*grown, *heated)):
-        return [f"Where the collapse over batch size ends is not established, since {SOME_COLLAPSED}."]
+        return [Says.BREAK_UNKNOWN.of(why=SOME_COLLAPSED)]
     first, seen = _first_off(grown, {r.arm.temperature: r.mean for r in heated})
     momentum = one.family.arms[0].trial.momentum
     tenth = stationary.breaking_batch(first.eta0, momentum, one.minimum.noise_curvature)
-    return [f"At eta0={first.eta0:.3g} the collapse over batch size is {seen}; theory gives 10% at B={tenth:.0f}."]
+    return [Says.BREAK.of(eta0=first.eta0, seen=seen, tenth=tenth)]
 
 
 def _first_off(grown: Sequence[Reading], base: Mapping[float, float]) -> tuple[Reading, str]:
@@ -100,8 +138,8 @@ def _first_off(grown: Sequence[Reading], base: Mapping[float, float]) -> tuple[R
     at_hottest = sorted((r for r in grown if r.arm.temperature == hottest), key=lambda r: r.batch)
     broken = [r.batch for r in at_hottest if _is_off(r, base[hottest])]
     if broken:
-        return at_hottest[0], f"first seen off by more than 10% at B={broken[0]}"
-    return at_hottest[0], f"not seen to break up to B={at_hottest[-1].batch}"
+        return at_hottest[0], Says.BROKEN.of(batch=broken[0])
+    return at_hottest[0], Says.NOT_BROKEN.of(batch=at_hottest[-1].batch)
 
 
 def _is_off(reading: Reading, mean: float) -> bool:
@@ -111,26 +149,28 @@ def _is_off(reading: Reading, mean: float) -> bool:
 
 def _cooling(one: measured_rows.FamilyResult) -> list[str]:
     """Sentences on the excess loss after cooling, and after the rate is restored."""
-    sentences = []
-    for row in measured_rows.cooling_rows(one):
-        cold, again = cell(row, "cold_over_hot"), cell(row, "reheated_over_control")
-        moves = "" if row["stationary"] else ", while runs that were never cooled keep falling"
-        sentences.append(
-            f"{arms.COLD:g} of the rate at eta0={row['eta0']:.3g} takes the excess loss to {cold} of what it was"
-            f"{moves}; with the rate restored it is {again} times that of runs never cooled ({_hysteresis(row)})."
+    return [
+        Says.COOLED.of(
+            factor=arms.COLD,
+            eta0=row["eta0"],
+            cold=cell(row, "cold_over_hot"),
+            moves="" if row["stationary"] else Says.MOVES,
+            again=cell(row, "reheated_over_control"),
+            hysteresis=_hysteresis(row),
         )
-    return sentences
+        for row in measured_rows.cooling_rows(one)
+    ]
 
 
 def _hysteresis(row: Mapping[str, Any]) -> str:
     """Text on whether runs that were cooled end elsewhere than those that were not."""
     if why := revoked(row):
-        return f"hysteresis is inconclusive, since {why}"
+        return Says.HYSTERESIS_REVOKED.of(why=why)
     if not row["stationary"]:
-        return "hysteresis is inconclusive: the runs had not settled"
+        return Says.HYSTERESIS_OPEN
     low, high = row.get("reheated_over_control_low", math.nan), row.get("reheated_over_control_high", math.nan)
     beyond = low > 1 + measured_rows.REHEATED or high < 1 - measured_rows.REHEATED
-    return "hysteresis" if beyond else "no hysteresis beyond the tolerance"
+    return Says.HYSTERESIS if beyond else Says.NO_HYSTERESIS
 
 
 def _adam(one: measured_rows.FamilyResult) -> list[str]:
@@ -138,23 +178,23 @@ def _adam(one: measured_rows.FamilyResult) -> list[str]:
     if len(spread) < 2 or not all(math.isfinite(value) for value in spread.values()):
         return []
     if why := next((why for row in measured_rows.adam_rows(one) if (why := revoked(row))), ""):
-        return [f"Which rule Adam's stationary loss follows over batch sizes is not established, since {why}."]
+        return [Says.RULE_UNKNOWN.of(why=why)]
     better = min(spread, key=lambda rule: spread[rule])
     moved = " and ".join(f"{value:.2f} under the {rule} rule" for rule, value in spread.items())
-    return [f"Adam's stationary loss follows the {better} rule over batch sizes: log excess moves (rms) by {moved}."]
+    return [Says.RULE.of(better=better, moved=moved)]
 
 
 def gibbs_sentences(densities: list[Density]) -> tuple[str, ...]:
     if not densities:
         return ()
-    near = [f"{one.fit.distance:.3f} at eta0={one.eta0:g} (chance {one.fit.noise:.3f})" for one in densities]
-    return (f"One parameter: total variation distance of the histogram from exp(-2L / (eta0 s2)): {', '.join(near)}.",)
+    near = [Says.DISTANCE.of(distance=one.fit.distance, eta0=one.eta0, chance=one.fit.noise) for one in densities]
+    return (Says.GIBBS.of(distances=", ".join(near)),)
 
 
 def warnings(grid: Grid, results: list[measured_rows.FamilyResult]) -> tuple[str, ...]:
     messages = smoke_warnings(grid)
     if len(grid.seed) == 1:
-        messages.append("One seed: there are no intervals over seeds.")
+        messages.append(Says.ONE_SEED)
     return (*messages, *(text for one in results for text in _unsettled(one)))
 
 
@@ -162,10 +202,11 @@ def _unsettled(one: measured_rows.FamilyResult) -> Iterator[str]:
     """On the arms of a family that did not settle, or whose seeds collapsed in part."""
     settling = [reading for reading in one.readings if reading.arm.part not in (arms.COOLED, arms.UNCOOLED)]
     kinds = {text: [r for r in settling if r.state == state] for state, text in STATES.items()}
-    kinds["have some seeds that collapsed and some that did not"] = [r for r in settling if r.mixed]
+    kinds[Says.MIXED] = [r for r in settling if r.mixed]
+    about = {"model": one.name["model"], "of": len(settling)}
     for what, affected in kinds.items():
         if affected:
-            yield f"{one.name['model']}: {len(affected)} of {len(settling)} arms {what} ({_first_few(affected)})."
+            yield Says.UNSETTLED.of(**about, number=len(affected), what=what, listed=_first_few(affected))
 
 
 def _first_few(readings: Sequence[Reading], most: int = 4) -> str:

@@ -7,14 +7,12 @@ to exp(-2 L / (eta s2)) (Mandt, Hoffman, Blei, 2017, arXiv 1704.04289). It is ex
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Array = NDArray[np.float64]
+Array = NDArray[np.float64]
 
 
 class Fit(NamedTuple):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from calib_bench.analysis.findings import Sentences
 from calib_bench.analysis.result_rows import TWO_KINDS, Row, limits
 from calib_bench.dynamics import stationary
 from calib_bench.inference import Interval, crossed_interval
@@ -26,10 +28,8 @@ from calib_bench.studies.sgd_temperature.arms import (
 )
 from calib_bench.studies.sgd_temperature.read import Density, Minimum, Phases, Reading, phases, predicted
 
-if TYPE_CHECKING:
-    import pandas as pd
+Array = np.ndarray[Any, np.dtype[np.float64]]
 
-    Array = np.ndarray[Any, np.dtype[np.float64]]
 
 MET, NOT_MET, OPEN = "met", "not met", "undecided"
 SLOPE, COLLAPSE, REHEATED, DISTANCE, SMALL = 0.10, 0.10, 0.10, 0.05, 0.25
@@ -163,7 +163,6 @@ def _deviation(one: Density) -> float:
 
 def frames(results: Sequence[FamilyResult], densities: Sequence[Density]) -> dict[str, pd.DataFrame]:
     """The rows of every table of the study."""
-    import pandas as pd
 
     def stationary_frame(*parts: str) -> pd.DataFrame:
         return pd.DataFrame([row for one in results for row in stationary_rows(one, *parts)])
@@ -179,6 +178,18 @@ def frames(results: Sequence[FamilyResult], densities: Sequence[Density]) -> dic
     }
 
 
+class Claims(Sentences):
+    """What theory claims."""
+
+    PLATEAUS = "plateaus: share of rates whose loss is flat within 10% of its excess"
+    SLOPE = "slope of the excess loss over eta0, in units of the heat capacity E||g||^2 / 4"
+    COLLAPSE = "collapse over {what}: the excess loss farthest from the first one's at equal eta0, as their ratio"
+    COOLING = f"cooling: excess loss at {COLD:g} of the rate over that before"
+    REHEATING = "reheating: excess loss once the rate is restored over that of runs never cooled"
+    ADAM = "Adam: departure of log excess from the first batch's, square-root rule over linear rule"
+    GIBBS = "Gibbs density at eta0 = {eta0:g}: total variation distance of the histogram"
+
+
 def acceptance(results: Sequence[FamilyResult], densities: Sequence[Density]) -> list[Row]:
     """What theory claims, what was measured, and whether that is within the tolerance."""
     rows: list[Row] = []
@@ -186,7 +197,7 @@ def acceptance(results: Sequence[FamilyResult], densities: Sequence[Density]) ->
         rows += [one.name | row for row in _heat(one) + _collapse(one) + _cooled(one) + _rules(one)]
     for density in densities:
         if density.eta0 <= SMALL:
-            claim = f"Gibbs density at eta0 = {density.eta0:g}: total variation distance of the histogram"
+            claim = Claims.GIBBS.of(eta0=density.eta0)
             rows.append({"model": "scalar"} | _claim(claim, 0.0, density.fit.distance, DISTANCE))
     return rows
 
@@ -210,7 +221,7 @@ def _claim(
     verdict = MET if departure <= tolerance else NOT_MET
     if mixed or not decided or math.isnan(value):
         verdict = OPEN
-    row = {"claim": claim, **columns, "theory": theory, "tolerance": tolerance, "verdict": verdict}
+    row = {"claim": str(claim), **columns, "theory": theory, "tolerance": tolerance, "verdict": verdict}
     return row | ({TWO_KINDS: "these runs"} if mixed else {})
 
 
@@ -226,17 +237,15 @@ def _heat(result: FamilyResult) -> list[Row]:
     heats = result.part(HEAT)
     flat = sum(one.state == stationary.FLAT for one in heats)
     moving = any(one.state not in (stationary.FLAT, stationary.UNDECIDED) for one in heats)
-    claim = "plateaus: share of rates whose loss is flat within 10% of its excess"
-    rows = [_claim(claim, 1.0, flat / len(heats), 0.0, decided=moving or flat == len(heats))]
+    rows = [_claim(Claims.PLATEAUS, 1.0, flat / len(heats), 0.0, decided=moving or flat == len(heats))]
     if result.minimum.interpolates:
         return rows
     measured = slope(result)
-    claim = "slope of the excess loss over eta0, in units of the heat capacity E||g||^2 / 4"
     if measured is None or not result.minimum.converged:
-        return [*rows, _claim(claim, 1.0, math.nan, SLOPE)]
+        return [*rows, _claim(Claims.SLOPE, 1.0, math.nan, SLOPE)]
     by = 1 / result.minimum.capacity
     ratio = replace(measured, mean=measured.mean * by, low=measured.low * by, high=measured.high * by)
-    return [*rows, _claim(claim, 1.0, ratio, SLOPE, heats)]
+    return [*rows, _claim(Claims.SLOPE, 1.0, ratio, SLOPE, heats)]
 
 
 def _collapse(result: FamilyResult) -> list[Row]:
@@ -250,7 +259,7 @@ def _collapse(result: FamilyResult) -> list[Row]:
             if _law(one, result.minimum) and _law(base[one.arm.temperature], result.minimum)
         ]
         if result.part(part):
-            claim = f"collapse over {what}: the excess loss farthest from the first one's at equal eta0, as their ratio"
+            claim = Claims.COLLAPSE.of(what=what)
             worst = max(gaps, key=lambda ratio: abs(math.log(ratio))) if gaps else math.nan
             rows.append(_claim(claim, 1.0, worst, COLLAPSE, result.part(HEAT, part)))
     return rows
@@ -269,10 +278,8 @@ def _cooled(result: FamilyResult) -> list[Row]:
     both = result.part(COOLED, UNCOOLED)
     for _, got in cooled(result):
         cold, again = over_seeds(got.cold / got.hot), over_seeds(got.again / got.control)
-        claim = f"cooling: excess loss at {COLD:g} of the rate over that before"
-        rows.append(_claim(claim, COLD, cold, REHEATED, both, decided=settled(got)))
-        claim = "reheating: excess loss once the rate is restored over that of runs never cooled"
-        rows.append(_claim(claim, 1.0, again, REHEATED, both))
+        rows.append(_claim(Claims.COOLING, COLD, cold, REHEATED, both, decided=settled(got)))
+        rows.append(_claim(Claims.REHEATING, 1.0, again, REHEATED, both))
     return rows
 
 
@@ -281,8 +288,7 @@ def _rules(result: FamilyResult) -> list[Row]:
     if len(spread) < 2 or not all(map(math.isfinite, spread.values())):
         return []
     ratio = spread["square root"] / spread["linear"]
-    claim = "Adam: departure of log excess from the first batch's, square-root rule over linear rule"
-    return [_claim(claim, 0.0, ratio, 1.0, result.part(ADAM))]
+    return [_claim(Claims.ADAM, 0.0, ratio, 1.0, result.part(ADAM))]
 
 
 def rule_spread(result: FamilyResult) -> Mapping[str, float]:

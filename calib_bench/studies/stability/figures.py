@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from calib_bench.core.study import Analysis
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.report.drawing import (
@@ -19,7 +21,6 @@ from calib_bench.report.drawing import (
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 

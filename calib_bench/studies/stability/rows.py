@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from calib_bench.analysis import beta_rate_plane
 from calib_bench.analysis import seed_spread as sown
@@ -18,10 +18,7 @@ from calib_bench.core.settings import Grid
 from calib_bench.inference import best_of, rate
 from calib_bench.planning.tuning import Arm
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
+Array = NDArray[np.float64]
 
 
 BEST, MEAN, WORST = "best", "mean", "worst"

@@ -59,9 +59,6 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     frames = {name: ordered(frame) for name, frame in table_frames(rows, grid, {"peaks": ("result",)}).items()}
     collapse.mark(frames := {**frames, "trials": pd.DataFrame(reader.trials)}, grid)
     tables = make_tables(TABLES, frames, grid, intervals=intervals(grid, reader.nested))
-    tables |= {"seeds": sown.table(frames["seeds"], grid)}
-    if len(frames["gain"]):
-        tables |= {"gain": sown.gain_table(frames["gain"], grid)}
     sentences = verdict(frames, grid)
     return reader.analysis(sentences, tables, (), summary(frames, sentences))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from calib_bench.analysis import seed_spread
 from calib_bench.analysis.tables import STAR, TableSpec
 from calib_bench.core.fate import GUESS
 
@@ -20,5 +21,7 @@ TABLES = {
             f"{STAR} over the arms, for each result and column",
         ),
         paper=True,
-    )
+    ),
+    "seeds": seed_spread.TABLE,
+    "gain": seed_spread.GAIN_TABLE,
 }

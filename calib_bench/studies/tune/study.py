@@ -10,9 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pandas as pd
+
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import collapse, controls
 from calib_bench.analysis.result_rows import Row
+from calib_bench.analysis.tables import make_tables
+from calib_bench.analysis.tuned_arms import intervals
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Role, Study
@@ -25,7 +29,7 @@ from calib_bench.studies.tune.options import Options
 from calib_bench.studies.tune.result import TuneResult
 from calib_bench.studies.tune.rows import Gain, configurations, gain_of, name_of
 from calib_bench.studies.tune.searches import final_arm, pairs, runs
-from calib_bench.studies.tune.tables import collapse_table, tune_tables
+from calib_bench.studies.tune.tables import TABLES
 
 
 def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
@@ -54,8 +58,6 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    import pandas as pd
-
     paired = pairs(grid, store.scores(grid.select))
     variants = each.variants(pair.template.family() for pair in paired)
     winners: list[tuning.Arm] = []
@@ -72,12 +74,14 @@ def analyse(grid: Grid, store: Results) -> Analysis:
         row = _add(rows, name, gain, grid.reference)
         verdict += sentences(grid, row, len(paired) > 1)
         messages += pair_warnings(pair, row)
+    collapses = collapse.rows(pd.DataFrame(rows["trials"]), grid)
+    rows["collapse"] = collapses
     frames = {key: pd.DataFrame(table_rows) for key, table_rows in rows.items()}
-    collapses = collapse.rows(frames["trials"], grid)
+    nested = any(row["nested"] for row in rows["gain"])
     verdict += [*collapse.words(collapses), *controls.words(frames["controls"])] if verdict else []
     return Analysis(
         verdict=tuple(verdict or ("There is nothing to compare yet.",)),
-        tables=tune_tables(grid, frames) | collapse_table(grid, collapses),
+        tables=make_tables(TABLES, frames, grid, intervals=intervals(grid, nested)),
         warnings=warnings(grid, messages, rows["gain"], collapses),
         result=TuneResult(grid.limit, grid.reference, winners, pairs=paired),
     )

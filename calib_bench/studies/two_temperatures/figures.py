@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pandas import DataFrame
 
 from calib_bench.core.study import Analysis
 from calib_bench.report import plane_drawing
@@ -26,6 +27,8 @@ PANELS = (
     ("repaired_log_loss", "repaired log loss (nats)"),
     ("kappa", "kappa = beta T*"),
 )
+TEMPERATURES = {"eta0": "eta0", "effective": "beta^2 eta0"}
+"""Attributes of cells over which measures are drawn, and their labels."""
 PLANES = ("error", "repaired_log_loss")
 
 
@@ -34,7 +37,6 @@ def plane(analysis: Analysis) -> Figure:
     where the two temperatures are one.
     """
     from matplotlib.figure import Figure
-    from pandas import DataFrame
 
     families = _families(analysis)
     figure = Figure(figsize=(WIDTH, 3.9 * len(families)))
@@ -67,15 +69,14 @@ def collapse(analysis: Analysis) -> Figure:
     figure = Figure(figsize=(WIDTH, 5.0 * len(families)))
     axes = figure.subplots(2 * len(families), len(PANELS), squeeze=False, sharey="col")
     colors = shades(cell.beta for cells in families for cell in cells)
-    for number, cells in enumerate(families):
-        for row, (attribute, label) in enumerate((("eta0", "eta0"), ("effective", "beta^2 eta0"))):
-            line = axes[2 * number + row]
-            for axis, (name, title) in zip(line, PANELS, strict=True):
-                _over_temperature(axis, cells, attribute, name, colors)
+    for cells, lines in zip(families, axes.reshape(len(families), 2, -1), strict=True):
+        for line, (temperature, label) in zip(lines, TEMPERATURES.items(), strict=True):
+            for axis, (metric, _) in zip(line, PANELS, strict=True):
+                _over_temperature(axis, cells, temperature, metric, colors)
                 axis.set_xlabel(label)
-                if row == 0:
-                    axis.set_title(title, loc="left")
-        axes[2 * number][0].set_ylabel(_title(cells))
+        for axis, (_, title) in zip(lines[0], PANELS, strict=True):
+            axis.set_title(title, loc="left")
+        lines[0][0].set_ylabel(_title(cells))
     figure_legend(figure, [(f"beta={beta:.3g}", {"color": shade, "marker": "."}) for beta, shade in colors.items()])
     return figure
 

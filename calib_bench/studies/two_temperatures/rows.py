@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields, limits
+from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.inference import Fitted, difference_interval, fitted, rate, variance_shares
 from calib_bench.inference.grouped import explained
@@ -10,6 +13,17 @@ from calib_bench.studies.two_temperatures import plane
 from calib_bench.studies.two_temperatures.plane import METRICS, Cell
 
 SETS = ("all that finished", "all that learned")
+
+
+def family_rows(grid: Grid, store: Results, cells: list[Cell]) -> dict[str, list[Row]]:
+    """The rows of a family in each table."""
+    classes = int(store.split_info(cells[0].trials[0])["classes"])
+    return {
+        "shares": share_rows(cells, classes),
+        "block": block_rows(cells),
+        "at_equal": at_equal_rows(cells, grid),
+        "cells": cell_rows(cells),
+    }
 
 
 def share_rows(cells: list[Cell], classes: int) -> list[Row]:
@@ -34,8 +48,6 @@ def _shares(cells: list[Cell], metric: str) -> Row:
 
 def block_rows(cells: list[Cell]) -> list[Row]:
     """The complete layout of beta^2 eta0 by beta, every cell of which finished."""
-    import numpy as np
-
     layout = plane.block(cells)
     if not layout:
         return []
@@ -74,8 +86,6 @@ def _difference(cell: Cell, reference: Cell, nested: bool) -> Row:
 
 def _fitted(one: Cell, against: Cell, shared: bool) -> Fitted | None:
     """What calibration examples add to the difference of two cells' repaired log losses."""
-    import numpy as np
-
     if one.temperatures is None or against.temperatures is None:
         return None
     (log_T, slopes), (other_T, others) = one.temperatures, against.temperatures

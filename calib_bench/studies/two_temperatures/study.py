@@ -22,8 +22,8 @@ from calib_bench.studies.two_temperatures import plane
 from calib_bench.studies.two_temperatures.findings import verdict, warnings
 from calib_bench.studies.two_temperatures.plane import Cell
 from calib_bench.studies.two_temperatures.result import PlaneResult
-from calib_bench.studies.two_temperatures.rows import at_equal_rows, block_rows, cell_rows, share_rows
-from calib_bench.studies.two_temperatures.tables import CELLS, TABLES
+from calib_bench.studies.two_temperatures.rows import family_rows
+from calib_bench.studies.two_temperatures.tables import TABLES
 
 
 def plan(grid: Grid, scores: Scores) -> dict[Trial, Role]:
@@ -45,21 +45,17 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     families, scores = plane.families(grid), store.scores(grid.select)
     family_cells = [[plane.read(store, trials) for trials in family] for family in families]
     names = [_name(cells, family_cells) for cells in family_cells]
-    rows: dict[str, list[Row]] = {"shares": [], "block": [], "at_equal": [], "controls": [], "cells": []}
+    rows: dict[str, list[Row]] = {table: [] for table in TABLES}
     for cells, family, name in zip(family_cells, families, names, strict=True):
         rows["controls"] += _controls(store, plane.base(grid, family, scores), name)
-        classes = int(store.split_info(cells[0].trials[0])["classes"])
-        rows["shares"] += [name | row for row in share_rows(cells, classes)]
-        rows["block"] += [name | row for row in block_rows(cells)]
-        rows["at_equal"] += [name | row for row in at_equal_rows(cells, grid)]
-        rows["cells"] += [name | row for row in cell_rows(cells)]
+        for table, table_rows in family_rows(grid, store, cells).items():
+            rows[table] += [name | row for row in table_rows]
     frames = table_frames(rows, grid, {"at_equal": ()})
     control = frames["controls"]
-    control_tables = {"controls": controls.table(control, grid)} if len(control) else {}
     sentences = verdict(names, frames)
     return Analysis(
         verdict=(*(sentences or ("No two cells have finished: nothing can be compared.",)), *controls.told(control)),
-        tables=make_tables(TABLES, frames, grid) | control_tables | make_tables(CELLS, frames, grid),
+        tables=make_tables(TABLES, frames, grid),
         warnings=warnings(grid, family_cells),
         result=PlaneResult(grid.limit, grid.reference, families=family_cells),
         summary=(*sentences[:2], *controls.outcome(control)) if sentences else (),

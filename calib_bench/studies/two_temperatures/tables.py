@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from calib_bench.analysis import controls
 from calib_bench.analysis.tables import STAR, TableSpec
 from calib_bench.studies.two_temperatures.plane import LEARNED
 
@@ -36,11 +37,10 @@ TABLES = {
             f"temperatures were fitted on; {STAR} over the table",
         ),
     ),
-}
-CELLS = {
+    "controls": controls.TABLE,
     "cells": TableSpec(
         "Every cell",
         (SEEDS, "Means over seeds; failed: share not finished"),
         columns={"collapsed": "collapsed: parted from the better half of the seeds by a gap, exact limits"},
-    )
+    ),
 }

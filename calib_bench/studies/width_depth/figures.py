@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from calib_bench.core.study import Analysis
 from calib_bench.report.drawing import (
     WIDTH,
@@ -14,9 +16,9 @@ from calib_bench.report.drawing import (
     plain,
     set_beta_axis,
 )
+from calib_bench.report.panels import rows_of
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -28,10 +30,9 @@ def over_beta(analysis: Analysis) -> Figure:
     """Repaired log loss and error over beta, a line an architecture: lowest at its best beta."""
     from matplotlib.figure import Figure
 
-    table = analysis.tables.get("curves")
-    if table is None or PANELS[0][0] not in table.frame:
+    if not len(rows_of(analysis, "curves", PANELS[0][0])):
         return empty_figure("no trial at a chosen rate has finished yet")
-    points = table.frame
+    points = rows_of(analysis, "curves")
     figure = Figure(figsize=(WIDTH, 3.8))
     axes = figure.subplots(1, len(PANELS))
     groups = [(name, rows.sort_values("beta")) for name, rows in points.groupby(_names(points), sort=False)]
@@ -53,10 +54,9 @@ def best_beta(analysis: Analysis) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    table = analysis.tables.get("best_beta")
-    if table is None:
+    best, points = rows_of(analysis, "best_beta"), rows_of(analysis, "curves")
+    if not len(best):
         return empty_figure("no architecture has three betas at which every seed finished yet")
-    best, points = table.frame, analysis.tables["curves"].frame
     names = list(dict.fromkeys(_names(best)))
     figure = Figure(figsize=(WIDTH * 0.7, 1.2 + 0.36 * len(names)))
     axis = figure.subplots()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import best_beta, beta_rate_plane
@@ -18,10 +19,7 @@ from calib_bench.models.variations import Form, form
 from calib_bench.planning import tuning
 from calib_bench.planning.tuning import Arm
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
+Array = NDArray[np.float64]
 
 
 def curves_of(

@@ -12,16 +12,19 @@ export NO_MKDOCS_2_WARNING := 1
 
 # make test: three at a time, on two cores too: many tests wait for servers and for processes of their own.
 # make numeric: the numeric tests on torch's plain and AVX2 kernels; make test runs them on this processor's own. What holds on
-# one processor alone is not well posed.
+# one processor alone is not well posed. Tests without tensors stay out, most of intervals of NumPy's arrays, and those of
+# time, memory and a study's words: no kernel of torch reaches them.
 # make check: style, types, the layers of the house (no module imports from above, no circles) and its figures.
 # make docs: the documentation as a site in build/site; strict, so that a broken link is an error. A part of make check.
 # make soak: the tests that take minutes: many drivers, many kills.
-.PHONY: run test fast numeric soak bench check docs format clean
+.PHONY: run test fast numeric soak bench check types style docs format clean
 NUMERIC := $(addprefix tests/,$(addsuffix .py,baselines/test_contract baselines/test_linear baselines/test_univariate inference/test_coverage \
 	dynamics/test_curvature studies/test_early_learning baselines/test_identities inference/test_interval \
 	dynamics/test_tangent_kernel analysis/test_measure metrics/test_scores metrics/test_defects \
 	metrics/test_masks baselines/test_objectives analysis/test_best_beta models/test_pair \
 	analysis/test_beta_rate_plane dynamics/test_stationary evaluation/test_censored))
+KERNELS := not (seconds or memory or words_to_report or means_over_few_seeds) and \
+	not (test_interval.py and not (ece or classwise or limit or aurc or logits or one_seed_is))
 
 run: $(VENV)/.run
 	$(BIN)/python -m calib_bench run $(ARGS)
@@ -35,7 +38,7 @@ fast: $(VENV)/.test
 numeric: numeric-default numeric-avx2
 
 numeric-%: $(VENV)/.test
-	ATEN_CPU_CAPABILITY=$* $(BIN)/python -m pytest $(NUMERIC) $(ARGS)
+	ATEN_CPU_CAPABILITY=$* $(BIN)/python -m pytest $(NUMERIC) -k "$(KERNELS)" $(ARGS)
 
 soak: $(VENV)/.test
 	$(BIN)/python -m pytest -m soak $(ARGS)
@@ -43,10 +46,14 @@ soak: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
-check: $(VENV)/.dev
+check: types style
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+style: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tests/house_figures.py
 	$(BIN)/python -m mkdocs build --strict

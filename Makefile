@@ -12,7 +12,7 @@ export NO_MKDOCS_2_WARNING := 1
 
 # make test: three at a time, on two cores too: many tests wait for servers and for processes of their own.
 # make numeric: the numeric tests on torch's plain and AVX2 kernels; make test runs them on this processor's own. What holds on
-# one processor alone is not well posed.
+# one processor alone is not well posed. What is marked plain knows no tensor, or draws: it is left out.
 # make check: style, types, the layers of the house (no module imports from above, no circles) and its figures.
 # make docs: the documentation as a site in build/site; strict, so that a broken link is an error. A part of make check.
 # make soak: the tests that take minutes: many drivers, many kills.

@@ -12,11 +12,11 @@ export NO_MKDOCS_2_WARNING := 1
 
 # make test: three at a time, on two cores too: many tests wait for servers and for processes of their own.
 # make numeric: the numeric tests on torch's plain and AVX2 kernels; make test runs them on this processor's own. What holds on
-# one processor alone is not well posed. What is marked plain knows no tensor, or draws: it is left out.
+# one processor alone is not well posed. What is marked plain stays out: no kernel of torch reaches it.
 # make check: style, types, the layers of the house (no module imports from above, no circles) and its figures.
 # make docs: the documentation as a site in build/site; strict, so that a broken link is an error. A part of make check.
 # make soak: the tests that take minutes: many drivers, many kills.
-.PHONY: run test fast numeric soak bench check docs format clean
+.PHONY: run test fast numeric soak bench check types style docs format clean
 NUMERIC := $(addprefix tests/,$(addsuffix .py,baselines/test_contract baselines/test_linear baselines/test_univariate inference/test_coverage \
 	dynamics/test_curvature studies/test_early_learning baselines/test_identities inference/test_interval \
 	dynamics/test_tangent_kernel analysis/test_measure metrics/test_scores metrics/test_defects \
@@ -43,10 +43,14 @@ soak: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
-check: $(VENV)/.dev
+check: types style
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+style: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python tests/house_figures.py
 	$(BIN)/python -m mkdocs build --strict

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,6 +17,7 @@ import torch
 from hypothesis import settings as hypothesis_settings
 
 from calib_bench.execute import analysis_pool
+from calib_bench.report import figures
 
 torch.set_num_threads(1)
 forked.share()
@@ -29,6 +31,30 @@ hypothesis_settings.load_profile("default")
 def _denormals() -> None:
     """Undo what training sets for its process: hypothesis needs denormals."""
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _formats(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What reports write of each figure, half of their work: the formats that a file of tests names, SVG where it names
+    figures alone, or its `FORMATS`. Where there are none, figures are made all the same, and not written."""
+    text = request.path.read_text()
+    named = tuple(name for name in ("png", "svg", "pdf") if name in text or (name == "svg" and "figure" in text))
+    with pytest.MonkeyPatch.context() as patch:
+        _write(getattr(request.module, "FORMATS", named), patch)
+        yield
+
+
+@pytest.fixture
+def unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports of one test make figures and do not write them."""
+    _write((), monkeypatch)
+
+
+def _write(formats: tuple[str, ...], patch: pytest.MonkeyPatch) -> None:
+    if formats:
+        patch.setattr(figures.render, "__defaults__", (formats,))
+    else:
+        patch.setattr(figures, "render", lambda figure, suffixes=(): dict.fromkeys(suffixes, b""))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import driver
+import forked
 import pytest
 from faulty import damage, logits, unpack
 from packed import unpacked
@@ -32,6 +33,7 @@ TINY = [
 WHOLE = [*TINY, "calibrator=temperature_scaling,isotonic,vector_scaling"]
 CHEAP = ["calibrator=temperature_scaling", "wandb=disabled", "workers=1"]
 ROOT = Path(__file__).parents[2]
+FORMATS = ("svg",)  # of reports in this process: the main job in its own writes them all
 
 
 def call(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -77,9 +79,10 @@ def test_the_main_job_leaves_a_whole_run_folder(finished: Path) -> None:
     assert store.provenance()["splits"][0]["sizes"] == {"train": 300, "selection": 250, "calibration": 250, "test": 997}
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_running_again_trains_nothing(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = logits(finished)
-    assert main(["run", *WHOLE, f"out={finished.parent}"]) == 0
+    assert main(["run", *WHOLE, "wandb=disabled", f"out={finished.parent}"]) == 0
     said = capsys.readouterr().out
     assert "27 done, 0 to run" in said
     assert not re.search(r"^trained \d", said, re.M)
@@ -112,22 +115,31 @@ def test_workers_and_stacks_change_no_bit(finished: Path, tmp_path: Path) -> Non
     assert logits(tmp_path / "digits-separation") == logits(finished)
 
 
-def test_a_damaged_trial_is_named_and_only_it_is_redone(
+@pytest.mark.usefixtures("unwritten")
+def test_a_damaged_trial_is_named_and_only_it_is_redone_and_lost_labels_are_written_anew(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = tmp_path / "digits-separation"
     shutil.copytree(finished, copy)
     before = logits(copy)
+    labels = next(copy.glob("splits/*/labels.safetensors"))
+    kept = labels.read_bytes()
+    labels.write_bytes(b"")
+    assert main(["report", str(copy)]) == 2
+    labels.write_bytes(kept)
     store = Store(copy)
     path = damage(store.place(sorted(before)[3]), "logits.safetensors")
     assert path.count(".zip/") == 1, "trials of a stack lie in an archive"
+    capsys.readouterr()
     assert main(["report", str(copy)]) == 2
     assert path in capsys.readouterr().err
+    labels.write_bytes(b"")
     assert main(["run", *TINY, *CHEAP, f"out={tmp_path}"]) == 0
     text = capsys.readouterr().out
     assert path in text.replace("\n", "")
     assert "1 to run" in text
     assert logits(copy) == before
+    assert labels.read_bytes() == kept
 
 
 def test_divergence_everywhere_is_a_report_not_a_crash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,14 +149,6 @@ def test_divergence_everywhere_is_a_report_not_a_crash(tmp_path: Path, capsys: p
     assert logits(tmp_path / "digits-separation") == {}
 
 
-def test_lost_labels_are_written_anew(finished: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "digits-separation"
-    shutil.copytree(finished, copy)
-    next(copy.glob("splits/*/labels.safetensors")).write_bytes(b"")
-    assert main(["report", str(copy)]) == 2
-    assert main(["run", *TINY, *CHEAP, f"out={tmp_path}"]) == 0
-
-
 def test_a_task_carved_otherwise_does_not_mix_with_what_is_stored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,10 +156,10 @@ def test_a_task_carved_otherwise_does_not_mix_with_what_is_stored(
     folder.mkdir()
     words = ["task=blobs", "objective=cross_entropy", "beta=1", f"plugins={folder}", f"out={tmp_path}", *CHEAP]
     (folder / "blobs.py").write_text(example("blobs.py"))
-    subprocess.run([sys.executable, ROOT / "tests" / "driver.py", *words], check=True)
+    assert forked.Run(driver.main, words).wait() == 0
     (folder / "blobs.py").write_text(example("blobs.py").replace("selection=50", "selection=40"))
     for more in ([], ["seed=0..3"]):
-        done = call("run", *words, *more)
+        done = forked.call("run", *words, *more)
         assert done.returncode == 2
         assert "do not mix" in done.stderr
 

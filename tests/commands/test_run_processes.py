@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -13,9 +12,10 @@ from pathlib import Path
 import driver
 import pytest
 import torch
+from forked import Run, call, started
 
 from calib_bench.store.store import Store
-from tests.commands.test_run import CHEAP, ROOT, TINY, call, example, logits
+from tests.commands.test_run import CHEAP, ROOT, TINY, example, logits
 
 
 @pytest.mark.slow
@@ -26,23 +26,18 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, model: str) -> No
     words = [w for w in words if w != "epochs=4"]
     driver.main([*words, f"out={tmp_path / 'whole'}"])
     broken = tmp_path / "broken"
-    command = [sys.executable, "-m", "calib_bench", "run", *words, f"out={broken}"]
     kills = 0
     for _ in range(3):
-        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and run.poll() is None:
-            if list(broken.glob("*/checkpoints/*.pt")):
-                time.sleep(0.05 * kills)
-                break
-            time.sleep(0.005)
-        if run.poll() is None:
-            run.send_signal(signal.SIGKILL)
-            kills += 1
-        run.wait()
+        with started("run", *words, f"out={broken}") as run:
+            deadline = time.monotonic() + 120
+            while time.monotonic() < deadline and run.poll() is None:
+                if list(broken.glob("*/checkpoints/*.pt")):
+                    time.sleep(0.05 * kills)
+                    break
+                time.sleep(0.005)
+            kills += run.poll() is None
     assert kills > 0
-    done = call("run", *words, f"out={broken}")
-    assert done.returncode == 0, done.stderr
+    assert Run(driver.main, [*words, f"out={broken}"]).wait() == 0
     assert logits(broken / "digits-separation") == logits(tmp_path / "whole" / "digits-separation")
 
 
@@ -104,6 +99,7 @@ def test_the_readmes_task_and_baselines_from_a_folder_of_ones_own(tmp_path: Path
     listed = call("list", plugins)
     assert all(name in listed.stdout for name in ("blobs", "shrunk", "prior")), listed.stderr
     words = ["task=blobs", "objective=cross_entropy,shrunk", "calibrator=prior,temperature_scaling", plugins]
+    words += ["beta=1", "seed=0"]
     done = call("run", *words, f"out={tmp_path}", "wandb=disabled", "workers=2", "stack=4")
     assert done.returncode == 0, done.stderr
     assert "shrunk:0.1" in (tmp_path / "blobs-separation" / "report" / "report.html").read_text()
@@ -135,17 +131,15 @@ def test_a_wheel_runs_where_the_sources_are_not(tmp_path: Path) -> None:
     assert not (site / "tasks").exists()
     assert not (site / "baselines").exists()
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    code = "import calib_bench, calib_bench.tasks as t; print(calib_bench.__file__, list(t.__path__))"
-    where = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
-    )
-    assert where.stdout.count(str(site)) == 2
-    command = [sys.executable, "-m", "calib_bench"]
+    code = "import calib_bench, calib_bench.tasks as t; print(calib_bench.__file__, list(t.__path__)); "
+    code += "from calib_bench.cli import main; raise SystemExit(main(['list']))"
     done = subprocess.run(
-        [*command, "list"], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count(str(site)) == 2
     assert "cifar10" in done.stdout
+    command = [sys.executable, "-m", "calib_bench"]
     words = ["run", *TINY, *CHEAP, "seed=0", "objective=cross_entropy", f"out={tmp_path}"]
     words = [w for w in words if w != "seed=0,1"]
     done = subprocess.run(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -17,12 +18,14 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from forked import Run, command
 from torch import nn
 
 from calib_bench.errors import ResourceError, SettingsError
 from calib_bench.system import shutdown
 from calib_bench.train import distributed
 from calib_bench.train.history import COLUMNS
+from tests.commands.test_launch import free_port
 from tests.train.test_train import CPU, digits, run, trial
 
 SOON = timedelta(seconds=30)
@@ -77,22 +80,18 @@ def _interrupt(one: object, path: Path) -> None:
         Checkpoint(path, one.key, 0).save(state.state())  # type: ignore[attr-defined]
 
 
+def ranked(function: Callable[..., object], *arguments: object) -> list[Run]:
+    """A function called in two processes that have what torchrun tells those that it starts."""
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [Run(function, *arguments, RANK=str(rank), LOCAL_RANK=str(rank), **group) for rank in range(2)]
+
+
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder = tmp_path_factory.mktemp("ranks")
-    root = Path(__file__).parents[2]
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        __file__,
-        str(folder),
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
+    for one in ranked(worker, folder):
+        _, errors = one.communicate(timeout=600)
+        assert one.returncode == 0, errors[-3000:]
     return [torch.load(folder / f"rank{rank}", weights_only=True) for rank in range(2)]
 
 
@@ -211,11 +210,11 @@ STOPPED += ["interventions=no", "extend=0", "wandb=disabled", "calibrator=temper
 
 
 def launched(out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "calib_bench", "run", *STOPPED, f"out={out}"]
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    words += ["-m", "calib_bench", "run", *STOPPED, f"out={out}"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
 
 
@@ -272,14 +271,10 @@ def test_processes_save_and_leave_together_and_go_on(number: signal.Signals, who
     seconds = [row["seconds"] for row in saved["rows"]]
     if whom not in ("second", "launcher"):
         return
-    again = launched(tmp_path)
-    output, _ = again.communicate(timeout=200)
-    assert again.returncode == 0, output
+    for again in ranked(command, "run", *STOPPED, f"out={tmp_path}"):
+        _, errors = again.communicate(timeout=200)
+        assert again.returncode == 0, errors
     history = pd.read_parquet(next(tmp_path.glob(f"*/trials/{key}*/history.parquet")))
     assert history["seconds"].tolist()[: len(seconds)] == seconds
     assert history["epoch"].iloc[-1] == 150
     assert not list(tmp_path.glob("*/checkpoints/*.pt"))
-
-
-if __name__ == "__main__":
-    worker(Path(sys.argv[1]))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import Run, call, command
 
 from calib_bench.core.settings import parse
 from calib_bench.execute import heartbeat, worker
@@ -39,10 +40,8 @@ def test_a_run_as_json_lines(tmp_path: Path) -> None:
         "seed=0",
         f"out={tmp_path}",
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "calib_bench", *words, "--log-format", "json"],
-        capture_output=True, text=True, check=True, timeout=300,
-    )  # fmt: skip
+    done = call(*words, "--log-format", "json")
+    assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
     names = [event["event"] for event in events]
     assert names[0] == "start"
@@ -67,10 +66,8 @@ def test_a_run_as_json_lines(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_bars_on_a_terminal(tmp_path: Path) -> None:
     main, side = pty.openpty()
-    words = [*WORDS[:-1], "workers=1", f"out={tmp_path}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "calib_bench", *words], stdout=side, stderr=side, env={**os.environ, "COLUMNS": "160"}
-    )
+    words = [*(w for w in WORDS if not w.startswith(("beta", "workers"))), "beta=1", "workers=1", f"out={tmp_path}"]
+    process = Run(command, *words, stdout=side, COLUMNS="160")
     os.close(side)
     text = b""
     while True:

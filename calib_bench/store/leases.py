@@ -29,15 +29,12 @@ from calib_bench.errors import StoreError
 from calib_bench.system import files
 from calib_bench.system.object_store import Bucket, url_of
 
+_OWNERS: dict[int, str] = {}
+
 
 def owner() -> str:
     """This driver: its workers hold leases in its name and take over from each other at once; a fork is another."""
-    return _owner(os.getpid())
-
-
-@cache
-def _owner(pid: int) -> str:
-    return uuid.uuid4().hex
+    return _OWNERS.setdefault(os.getpid(), uuid.uuid4().hex)
 
 
 BEATS = 6

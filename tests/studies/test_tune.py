@@ -26,6 +26,7 @@ from calib_bench.system.random import stream
 
 pytest.importorskip("optuna")
 
+FORMATS = ("svg",)
 WORDS = ("study=tune", "budget=8", "epochs=3", "seed=0..2", "tune_seeds=2", "wandb=disabled", "workers=1")
 
 

@@ -22,6 +22,7 @@ from calib_bench.planning.plan import make
 from calib_bench.store.store import Store
 from calib_bench.studies.two_temperatures import findings, plane, rows
 
+FORMATS = ("svg",)
 WORDS = (
     "study=two_temperatures", "model=mlp_8", "beta=0.1,1,10", "lr_eff=0.1,1,10,100,1e6", "epochs=16", "seed=0..2",
     "limit=100", "workers=1", "wandb=disabled",

@@ -22,6 +22,7 @@ from synthetic import sketched
 from calib_bench.cli import main
 from calib_bench.store.store import Store
 
+FORMATS = ("png",)  # for which there may be no space
 SHORT = [w for w in TINY if not w.startswith(("beta", "lr_rel", "epochs"))]
 SHORT += ["beta=1", "lr_rel=0.5", "objective=cross_entropy"]
 FEW = [*SHORT, "epochs=4"]

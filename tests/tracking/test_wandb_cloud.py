@@ -40,6 +40,7 @@ from calib_bench.tracking.client import UploadError
 from calib_bench.tracking.logging_process import Follower
 from tests.tracking.test_wandb import analysed
 
+FORMATS = ("png",)  # which are sent
 ENTITY = "us"
 DIGITS = ["task=digits", "model=mlp_16", "beta=0.3,1", "objective=cross_entropy", "lr=0.1", "epochs=3", "seed=0"]
 DIGITS += ["interventions=no", "calibrator=temperature_scaling", "workers=1", "wandb_wait=120", "wandb_runs=selected"]

@@ -26,9 +26,9 @@ FEW_UNITS = (
     "{number} {units} are few: the limits rest on the t distribution, and another one may change the order. Runs of "
     "more data sets are what helps."
 )
-FAILED = "{number} trials that diverged, or ended no better than guessing, are no part of it."
+FAILED = "Trials left out, since they diverged or ended no better than guessing: {number}."
 INCOMPLETE = "{run}: arms that are not trained at every seed are left out, {number} of {arms}."
-TWICE = "{number} trials are in several of the runs, and count once."
+TWICE = "Trials that are in several of the runs, and count once: {number}."
 COST = "fit seconds: of one fit to the calibration split, mean over experiments, where it was first made."
 GROUP_NOTE = "The same within each {column}, Holm's correction too: {note}"
 TABLES = {"beta": "Calibrators at each beta", "objective": "Calibrators after each objective"}
@@ -132,7 +132,8 @@ def leaderboard(runs: Sequence[_Run]) -> Analysis:
     from calib_bench.evaluation import standings as over
 
     every = pd.DataFrame([row for run in runs for row in run.rows])
-    frame = every.drop_duplicates(["dataset", "key", "method"])
+    again = every.duplicated(["dataset", "key", "method"])
+    frame = every[~again]
     table, note = over.standings(frame)
     title = "Calibrators over all experiments"
     tables = {"standings": Table(title, table, f"{note} {COST}", paper=True, names=("method",), first=over.FIRST)}
@@ -145,7 +146,10 @@ def leaderboard(runs: Sequence[_Run]) -> Analysis:
     tables["experiments"] = Table("Each arm, mean over its seeds", _by_arm(frame), "", names=("method",))
     methods = list(dict.fromkeys(method for run in runs for method in run.methods))
     refused = {method: why for run in runs for method, why in run.refused.items() if why}
-    warnings = [*over.left_out(frame, methods, refused), *_warnings(runs, over.units(frame), len(every) - len(frame))]
+    warnings = [
+        *over.left_out(frame, methods, refused),
+        *_warnings(runs, over.units(frame), every["key"][again].nunique()),
+    ]
     return Analysis(over.verdict(table, frame), tables, tuple(warnings))
 
 
@@ -156,7 +160,7 @@ def _by_arm(frame: pd.DataFrame) -> pd.DataFrame:
     return means.assign(seeds=groups.size()).reset_index()
 
 
-def _warnings(runs: Sequence[_Run], units: tuple[str, int], rows_twice: int) -> Iterator[str]:
+def _warnings(runs: Sequence[_Run], units: tuple[str, int], twice: int) -> Iterator[str]:
     """What is to be known of the runs and the number of units."""
     words, number = units
     if number < FEW:
@@ -166,8 +170,8 @@ def _warnings(runs: Sequence[_Run], units: tuple[str, int], rows_twice: int) -> 
             yield INCOMPLETE.format(run=run.folder, number=run.incomplete, arms=run.arms)
     if failed := sum(run.failed for run in runs):
         yield FAILED.format(number=failed)
-    if rows_twice:
-        yield TWICE.format(number=rows_twice)
+    if twice:
+        yield TWICE.format(number=twice)
 
 
 COMMAND = Command(

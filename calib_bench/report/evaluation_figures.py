@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from calib_bench.analysis.scores import RAW
 from calib_bench.core.study import Analysis, Section
 from calib_bench.report import figures
-from calib_bench.report.drawing import WIDTH
+from calib_bench.report.drawing import WIDTH, dodge_factor, draw_estimates, set_beta_axis
 from calib_bench.system.files import write_bytes
 
 if TYPE_CHECKING:
@@ -111,16 +112,16 @@ def by_beta(frame: pd.DataFrame) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    ranks = frame[frame["method"] != "raw"].groupby("method")["mean_rank"].mean().sort_values()
+    ranks = frame[frame["method"] != RAW].groupby("method")["mean_rank"].mean().sort_values()
     figure = Figure(figsize=(0.7 * WIDTH, 3.6))
     axis = figure.subplots()
-    for i, method in enumerate(ranks.index[:LINES]):
+    for i, method in enumerate(names := ranks.index[:LINES]):
         rows = frame[frame["method"] == method].sort_values("beta")
-        limits = np.stack([rows["from_raw"] - rows["from_raw_low"], rows["from_raw_high"] - rows["from_raw"]]).clip(0)
-        place = rows["beta"] * 1.04 ** (i - LINES / 2)
-        axis.errorbar(place, rows["from_raw"], yerr=limits, fmt="o-", color=f"C{i}", markersize=3, label=method)
+        place = rows["beta"] * dodge_factor(i, len(names))
+        draw_estimates(axis, place, rows, "from_raw", color=f"C{i}", marker="o", markersize=3, label=method)
     axis.axhline(0, color="0.5", linewidth=0.8)
-    axis.set(xlabel="beta", ylabel="log loss less raw's (nats)", xscale="log")
+    set_beta_axis(axis, frame["beta"].unique())
+    axis.set(ylabel="log loss less raw's (nats)")
     axis.legend(fontsize=7)
     return figure
 

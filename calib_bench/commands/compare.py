@@ -5,7 +5,14 @@ from __future__ import annotations
 from argparse import Namespace
 
 from calib_bench.commands.command import Command, Option
-from calib_bench.commands.prediction_files import FORMATS, OPTIONS, new_folder, read_models, write_results
+from calib_bench.commands.prediction_files import (
+    FORMATS,
+    OPTIONS,
+    new_folder,
+    read_models,
+    test_files,
+    write_results,
+)
 from calib_bench.errors import SettingsError
 
 QUESTION = "Which of the two predicts better, and is it confidence?"
@@ -25,7 +32,7 @@ def _call(arguments: Namespace) -> int:
     with status(open_console(stderr=True), "comparing"):
         analysis = compare(a, b, arguments.cross_fit, arguments.seed)
     models = [*a, *b]
-    out = arguments.out or new_folder("compare", [a[0].test.name, b[0].test.name], models)
+    out = arguments.out or new_folder("compare", [a[0].test.name, b[0].test.name], test_files(models))
     write_results("compare", arguments.words, QUESTION, models, analysis, out)
     return 0
 

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calib_bench.commands.command import PLUGINS, Command, Option, items, whole
-from calib_bench.commands.prediction_files import FORMATS, OPTIONS, new_folder, read_models, write_results
+from calib_bench.commands.prediction_files import (
+    FORMATS,
+    OPTIONS,
+    new_folder,
+    read_models,
+    test_files,
+    write_results,
+)
 from calib_bench.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -44,7 +51,7 @@ def _call(arguments: Namespace) -> int:
         analysis = evaluate(
             models, calibrators, arguments.cross_fit, arguments.seed, is_chosen, arguments.bins, arguments.groups or ""
         )
-    out = arguments.out or new_folder("evaluate", [models[0].test.name], models)
+    out = arguments.out or new_folder("evaluate", [models[0].test.name], test_files(models))
     result = EvaluationResult.of(analysis)
     (out / "fits.safetensors").unlink(missing_ok=True)
     if result.params:
@@ -81,7 +88,7 @@ def _benchmark(path: Path, calibrators: Mapping[str, Calibrator], arguments: Nam
         )
     with status(open_console(stderr=True), f"measuring {len(models)} experiments"):
         analysis = benchmark(dict(zip(names, models, strict=True)), calibrators, arguments.bins)
-    out = arguments.out or new_folder("evaluate", [path.stem], models)
+    out = arguments.out or new_folder("evaluate", [path.stem], test_files(models))
     write_results("evaluate", arguments.words, STANDINGS, models, analysis, out)
     return 0
 

@@ -32,6 +32,8 @@ no more. A stored trial is runs/<study>:<key> or runs/<study>/trials/<key>.
 Several seeds: a,b,c or 'seed*.npz'. Nothing read can run code."""
 
 
+RUN = "run"
+"""Role of an input that is a run folder."""
 OUT = Option("--out", "folder for the results; otherwise one under runs/", Path, metavar="FOLDER")
 OPTIONS = (
     Option("--kind", "what the numbers are: logits, probabilities, log_probabilities, scores"),
@@ -89,6 +91,19 @@ def write_results(
         analysis: its tables and sentences.
         out: the folder.
     """
+    inputs = [_input(role, predictions) for model in models for role, predictions in model.sets.items()]
+    write_page(command, words, question, inputs, analysis, out)
+
+
+def write_page(
+    command: str,
+    words: Sequence[str],
+    question: str,
+    inputs: Sequence[Mapping[str, Any]],
+    analysis: Analysis,
+    out: Path,
+) -> None:
+    """As `write_results`, of inputs that are described: what each is, and its files with their digests."""
     from calib_bench.commands.console import open_console, print_analysis
     from calib_bench.core.settings import shell_line
     from calib_bench.report import evaluation_figures, html, tables
@@ -96,7 +111,6 @@ def write_results(
     from calib_bench.system.files import write_bytes, write_json
 
     line = shell_line(command, words)
-    inputs = [_input(role, predictions) for model in models for role, predictions in model.sets.items()]
     provenance = {"command": line, "inputs": inputs, "environment": environment.describe()}
     tables.save(analysis.tables, out / "tables")
     title = f"{command.capitalize()}: {out.name.removeprefix(f'{command}-')}"
@@ -189,23 +203,32 @@ def _input(role: str, predictions: Predictions) -> dict[str, Any]:
     return described
 
 
-def new_folder(command: str, names: Sequence[str], models: Sequence[Model]) -> Path:
-    """A folder under runs/ that is new, or holds an earlier result of the same test files.
+def test_files(models: Sequence[Model]) -> list[str]:
+    """The paths of the files that models' test predictions are from."""
+    return [path for model in models for path in model.test.sha256]
+
+
+def new_folder(command: str, names: Sequence[str], inputs: Sequence[str]) -> Path:
+    """A folder under runs/ that is new, or holds an earlier result of the same inputs.
 
     A name that another input has taken is followed by a digest of this input's paths, which differ where names do not.
+
+    Args:
+        command: the command's name.
+        names: of what it read.
+        inputs: paths of the files that it judges.
     """
-    inputs = [path for model in models for path in model.test.sha256]
     plain = Path("runs") / "-".join([command, *names]).replace("/", "-")
-    if not plain.exists() or _inputs(plain) == inputs:
+    if not plain.exists() or _inputs(plain) == list(inputs):
         return plain
     absolute = "\n".join(str(Path(path).absolute()) for path in inputs)
     return plain.with_name(f"{plain.name}-{hashlib.sha256(absolute.encode()).hexdigest()[:8]}")
 
 
 def _inputs(folder: Path) -> list[str] | None:
-    """Paths of the test files that an earlier result in a folder rests on; None where that cannot be read."""
+    """Paths of the files judged that an earlier result in a folder rests on; None where that cannot be read."""
     try:
         described = json.loads((folder / "provenance.json").read_text())["inputs"]
-        return [path for entry in described if entry["role"] == "test" for path in entry["sha256"]]
+        return [path for entry in described if entry["role"] in ("test", RUN) for path in entry["sha256"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None

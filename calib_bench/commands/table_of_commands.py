@@ -22,6 +22,7 @@ COMMANDS = {
     "apply": "a fitted calibrator's probabilities for new predictions, as npz or csv",
     "predict": "a kept model's logits of new data, as a file that evaluate and apply read",
     "compare": "paired differences of two predictors on the same examples",
+    "leaderboard": "how calibrators stand over run folders: ranks, wins, paired differences, cost",
     "advise": "what a recipe tuned at beta=1 becomes at another beta: rate, decay, eps",
     "export": "a stored trial's logits as npz",
     "completion": "completion of commands, options and keys for bash, zsh or fish",

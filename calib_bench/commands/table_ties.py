@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -29,23 +29,30 @@ if TYPE_CHECKING:
     from calib_bench.store.store import Store
 
 KEYS = ("model", "variant", "beta", "objective")
+COST = "fit_seconds"
+"""Seconds that a fit took where it was first made."""
 KEPT = "report/comparisons.json"
 """Scores by seed and p-values that tables were made of, by digests of all that they rest on."""
 
 
 @dataclass(frozen=True)
 class Scored(SeedScores):
-    """A row's scores on the test split, and the seeds."""
+    """A row's scores on the test split, and the seeds; or why the method refused the arm."""
 
     seeds: tuple[int, ...]
+    refused: str = field(default="", kw_only=True)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row's metrics, a value a seed, and a digest of the method and the predictions that they are of."""
+    """A row's metrics, a value a seed, and a digest of the method and the predictions that they are of.
+
+    Without metrics, `refused` says why the method does not take the arm's logits.
+    """
 
     digest: str
     metrics: Mapping[str, Sequence[float]]
+    refused: str = ""
 
 
 class Ties:
@@ -63,13 +70,13 @@ class Ties:
         records = rows.to_dict("records")
         self.store, self.path = store, store.path / KEPT
         self.places = [(_key(row), str(row["method"])) for row in records]
-        self.arms = _arms_by_key(store, grid)
+        self.arms = arms_by_key(store, grid)
         for key, _ in self.places:
             if key not in self.arms:
                 raise UserError(f"no arm of the grid is {' '.join(str(value) for value in key if value is not None)}")
         self.measured: dict[tuple[Any, ...], dict[str, Scored]] = {}
         self.code = code_digest(tuple(plugins))
-        self.metrics, self.p_values = _kept(self.path, self.code)
+        self.metrics, self.p_values, self.refused = _kept(self.path, self.code)
         arms = {key: self.arms[key] for key, _ in self.places}
         trials = {key: [self._digest(trial) for _, trial in sorted(arm.trials.items())] for key, arm in arms.items()}
         self.nested = own_tests(store, arms.values())
@@ -83,8 +90,10 @@ class Ties:
 
     def _row(self, i: int, digest: str) -> Row:
         if digest not in self.metrics:
-            self.metrics[digest] = dict(self.scored(i).metrics)
-        return Row(digest, self.metrics[digest])
+            scored = self.scored(i)
+            self.metrics[digest] = dict(scored.metrics)
+            self.refused |= {digest: scored.refused} if scored.refused else {}
+        return Row(digest, self.metrics[digest], self.refused.get(digest, ""))
 
     def scored(self, i: int) -> Scored:
         """The scores of a row, measured with those of all rows of its arm."""
@@ -109,19 +118,20 @@ class Ties:
         p_values = {name: str(p) for name, p in self.p_values.items()}  # NaN, which JSON has not, among them
         if self.measured:
             with suppress(StoreError):
-                files.write_bytes(self.path, files.sealed({"code": self.code, "metrics": metrics, "p": p_values}))
+                content = {"code": self.code, "metrics": metrics, "p": p_values, "refused": self.refused}
+                files.write_bytes(self.path, files.sealed(content))
 
 
-def _kept(path: Path, code: str) -> tuple[dict[str, Any], dict[str, float]]:
-    """Metrics and p-values that are stored of this code; none where the file is missing or damaged."""
+def _kept(path: Path, code: str) -> tuple[dict[str, Any], dict[str, float], dict[str, str]]:
+    """Metrics, p-values and refusals that are stored of this code; none where the file is missing or damaged."""
     with suppress(StoreError):
         kept = files.read_sealed(path)
         if kept["code"] == code:
             metrics = {
                 row: {name: list(map(float, v)) for name, v in named.items()} for row, named in kept["metrics"].items()
             }
-            return metrics, {name: float(p) for name, p in kept["p"].items()}
-    return {}, {}
+            return metrics, {name: float(p) for name, p in kept["p"].items()}, kept["refused"]
+    return {}, {}, {}
 
 
 @cache
@@ -133,7 +143,7 @@ def code_digest(plugins: tuple[Path, ...]) -> str:
     return files.digest_of([environment.describe(), sources])
 
 
-def _arms_by_key(store: Store, grid: Grid) -> dict[tuple[Any, ...], tuning.Arm]:
+def arms_by_key(store: Store, grid: Grid) -> dict[tuple[Any, ...], tuning.Arm]:
     """The arms of the run's grid by the values of KEYS."""
     families = tuning.tuned(grid, store.scores(grid.select))
     variants = each.variants(family.arms[0].trial.family() for family in families)
@@ -151,9 +161,12 @@ def _scores_of_arm(store: Store, arm: tuning.Arm, methods: Sequence[str]) -> dic
     measures = measure_arm(store, arm, registry.calibrators(fitted))
     scored = {}
     for method in methods:
+        if method not in measures.examples:
+            scored[method] = Scored({}, {}, measures.seeds, refused=measures.refused.get(method, ""))
+            continue
         of_method = measures.frame[measures.frame["method"] == method].set_index("seed")
         frame = of_method.loc[list(measures.seeds)]
-        metrics = {name: frame[name].tolist() for name in ("accuracy", *LOW) if name in frame}
+        metrics = {name: frame[name].tolist() for name in ("accuracy", *LOW, COST) if name in frame}
         examples = {name: measures.examples[method][name] for name in PER_EXAMPLE}
         scored[method] = Scored(examples, metrics, measures.seeds)
     return scored

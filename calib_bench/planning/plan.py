@@ -143,7 +143,7 @@ def group(trials: list[Trial], stack: int, workers: int, device: str = "cpu") ->
     groups: list[Group] = []
     for members in alike.values():
         chunks = math.ceil(len(members) / stack)
-        if chunks > 1 or len(members) > 4 * workers and len(members) * 4 * workers > len(trials):
+        if chunks > 1 or (len(members) > 4 * workers and len(members) * 4 * workers > len(trials)):
             chunks = workers * math.ceil(chunks / workers)
         size = math.ceil(len(members) / chunks)
         groups.extend(tuple(members[i : i + size]) for i in range(0, len(members), size))

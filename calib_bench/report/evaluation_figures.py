@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from calib_bench.analysis.scores import RAW
 from calib_bench.core.study import Analysis, Section
 from calib_bench.report import figures
-from calib_bench.report.drawing import WIDTH
+from calib_bench.report.drawing import WIDTH, dodge_factor, draw_estimates, set_beta_axis
 from calib_bench.system.files import write_bytes
 
 if TYPE_CHECKING:
@@ -82,20 +83,51 @@ def ece_over_bins(frame: pd.DataFrame) -> Figure:
     return figure
 
 
+STANDINGS = (("win_rate", "win rate", 0.5), ("from_raw", "log loss less raw's (nats)", 0.0))
+"""Columns of a table of standings that are drawn, what their axes say, and where a method is like the others."""
+
+
 def standings(frame: pd.DataFrame) -> Figure:
-    """Win rates over experiments with 95% intervals; filled where a method is best or tied with the best."""
+    """Win rates, and what a method takes from the log loss of the raw predictions, with 95% intervals; filled where a
+    method is best or tied with the best.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(0.7 * WIDTH, 1.2 + 0.26 * len(frame)))
-    axis = figure.subplots()
+    figure = Figure(figsize=(WIDTH, 1.2 + 0.26 * len(frame)))
     at = np.arange(len(frame))
-    _whiskers(axis, frame, "win_rate", at, "C0", "")
     worse = (frame["standing"] == "").to_numpy()
-    axis.plot(frame["win_rate"][worse], at[worse], "o", color="w", markeredgecolor="C0", zorder=3)
-    axis.axvline(0.5, color="0.5", linewidth=0.8)
-    axis.set(xlabel="win rate", xlim=(0, 1), ylim=(len(frame) - 0.4, -0.6))
-    axis.set_yticks(at, frame["method"])
+    for axis, (column, label, alike) in zip(figure.subplots(1, 2, sharey=True), STANDINGS, strict=True):
+        _whiskers(axis, frame, column, at, "C0", "")
+        axis.plot(frame[column][worse], at[worse], "o", color="w", markeredgecolor="C0", zorder=3)
+        axis.axvline(alike, color="0.5", linewidth=0.8)
+        axis.set(xlabel=label, ylim=(len(frame) - 0.4, -0.6))
+    figure.axes[0].set_xlim(0, 1)
+    figure.axes[0].set_yticks(at, frame["method"])
     return figure
+
+
+def by_beta(frame: pd.DataFrame) -> Figure:
+    """Log loss less that of the raw predictions over beta, with 95% intervals, of the six methods of the lowest mean
+    rank.
+    """
+    from matplotlib.figure import Figure
+
+    ranks = frame[frame["method"] != RAW].groupby("method")["mean_rank"].mean().sort_values()
+    figure = Figure(figsize=(0.7 * WIDTH, 3.6))
+    axis = figure.subplots()
+    for i, method in enumerate(names := ranks.index[:LINES]):
+        rows = frame[frame["method"] == method].sort_values("beta")
+        place = rows["beta"] * dodge_factor(i, len(names))
+        draw_estimates(axis, place, rows, "from_raw", color=f"C{i}", marker="o", markersize=3, label=method)
+    axis.axhline(0, color="0.5", linewidth=0.8)
+    set_beta_axis(axis, frame["beta"].unique())
+    axis.set(ylabel="log loss less raw's (nats)")
+    axis.legend(fontsize=7)
+    return figure
+
+
+LINES = 6
+"""Methods that are drawn over beta: those of the lowest mean rank."""
 
 
 PANELS = (
@@ -139,7 +171,7 @@ def _whiskers(axis: Axes, rows: pd.DataFrame, column: str, at: np.ndarray, color
 
 DRAWN: Mapping[str, Callable[[pd.DataFrame], Figure]] = {
     "reliability": reliability, "risk_coverage": risk_coverage, "ece_over_bins": ece_over_bins,
-    "slices": slices, "standings": standings,
+    "slices": slices, "standings": standings, "by_beta": by_beta,
 }  # fmt: skip
 """Figures by the names of the tables that they are drawn from."""
 
@@ -147,6 +179,7 @@ SECTIONS = (
     Section("Results", ("evaluation", "comparison", "differences", "models", "metrics")),
     Section("Calibration", ("reliability", "ece_over_bins")),
     Section("Standings", ("standings", "rivals")),
+    Section("By beta and by objective", ("by_beta", "by_objective")),
     Section("Slices", ("slices", "slice_differences")),
     Section("Decisions", ("risk_coverage", "decisions", "decision_differences")),
 )

@@ -58,6 +58,10 @@ def pipe_table(headers: Sequence[str], rule: Sequence[str], rows: Iterable[Seque
     return "\n".join(f"| {line} |" for line in lines)
 
 
+MOST_COLUMNS = 12
+"""Columns that a terminal shows."""
+
+
 def escape_latex(text: str) -> str:
     """Text with LaTeX's special characters escaped and the two dashes of this module turned into LaTeX's."""
     return "".join(_LATEX.get(c, c) for c in text).replace("−", "$-$").replace("–", "--")
@@ -94,12 +98,15 @@ def booktabs(head: Sequence[str], align: str, headers: Sequence[str], rows: Sequ
 
 
 def rich_table(table: Table) -> RichTable:
-    """The table for a terminal of 80 columns: means over their intervals' half widths, constant columns below."""
+    """The table for a terminal of 80 columns: means over their intervals' half widths, constant columns below, and of
+    very many columns those that a page shows first."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as RichTable
     from rich.text import Text
 
     view, same = _without_constants(TableView.of(table))
+    if len(view.shown) > MOST_COLUMNS and view.declared_first:
+        view = view.without({*view.shown} - {*view.naming, *view.declared_first})
     headers, rows = _texts(view, _narrow)
     caption = Text(" ".join(part for part in (view.note, same) if part))
     drawn = RichTable(

@@ -63,4 +63,4 @@ def test_reliability_of_ones_own_predictions_is_drawn() -> None:
     assert line.get_ydata() == pytest.approx(frame["accuracy"].to_numpy())
     assert sum(bar.get_height() for bar in counts.patches) == 800
     assert figure._repr_png_()[:4] == b"\x89PNG"
-    assert set(evaluation_figures.DRAWN) - {"slices", "standings"} == set(curves.tables({"raw": TOP}))
+    assert set(evaluation_figures.DRAWN) - {"slices", "standings", "by_beta"} == set(curves.tables({"raw": TOP}))

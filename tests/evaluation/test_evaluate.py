@@ -28,7 +28,7 @@ from calib_bench.evaluation.predictions import Predictions, check, read
 from calib_bench.inference import DECISIONS, crossed_interval
 from calib_bench.report.evaluation_figures import DRAWN
 
-ALL_DRAWN = {*DRAWN} - {"slices", "standings"}
+ALL_DRAWN = {*DRAWN} - {"slices", "standings", "by_beta"}
 TEMPERATURE = registry.calibrators(("temperature_scaling",))
 
 

@@ -233,9 +233,12 @@ def check_and_estimate(
 
 def _notes(coming: Sequence[Trial], splits: Splits, execution: Execution, fetch: bool) -> list[str]:
     """Notes on the data of the first trial, and on what each further model of transformers makes of it."""
-    further = {trial.model: trial for trial in coming if trial.model.startswith(HF) and trial.model != coming[0].model}
-    every = [splits, *(worker.load_splits(execution, trial, fetch) for trial in further.values())]
-    return list(dict.fromkeys(note for one in every for note in one.notes.values()))
+    by_model = {trial.model: trial for trial in coming if trial.model.startswith(HF)}
+    by_model.pop(coming[0].model, None)
+    notes = [*splits.notes.values()]
+    for trial in by_model.values():
+        notes += worker.load_splits(execution, trial, fetch).notes.values()
+    return list(dict.fromkeys(notes))
 
 
 def _seconds(trial: Trial, splits: Splits, device: str) -> float | None:

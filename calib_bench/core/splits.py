@@ -54,19 +54,19 @@ class Columns:
     Attributes:
         input: columns of inputs; none in class folders.
         label: the column of classes.
-        mean_D, std_D: float64 [D], of numbers in the training split; None of other inputs.
+        scale: mean and deviation of numbers in the training split, float64 [D]; None of other inputs.
     """
 
     input: tuple[str, ...]
     label: str
-    mean_D: Tensor | None = None
-    std_D: Tensor | None = None
+    scale: tuple[Tensor, Tensor] | None = None
 
     def scaled(self, x_ND: Tensor) -> Tensor:
         """Numbers [N, D] as networks get them, float32: less the mean, over the deviation; others as they are."""
-        if self.mean_D is None or self.std_D is None or x_ND.shape[1:] != self.mean_D.shape:
+        if self.scale is None or x_ND.shape[1:] != self.scale[0].shape:
             return x_ND
-        return ((x_ND.double() - self.mean_D) / self.std_D).float()
+        mean_D, std_D = self.scale
+        return ((x_ND.double() - mean_D) / std_D).float()
 
 
 class Split(Protocol):

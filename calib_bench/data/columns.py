@@ -49,24 +49,21 @@ def inputs_of(file: Path, chosen: Sequence[str], label: str) -> tuple[str, tuple
         raise DataError(f"{file} has no column beside its labels.")
     if label in columns:
         raise DataError(f"Column '{label}' of {file} is both input and label: name another with input= or label=.")
-    return kind_of(file, columns), columns
-
-
-def kind_of(file: Path, columns: Sequence[str]) -> str:
-    """What columns of a table hold, as in `InputSpec`.
-
-    Raises:
-        DataError: it cannot be told.
-    """
-    types = {column: str(schema_of(file).field(column).type) for column in columns}
-    for kind, pattern in KINDS.items():
-        if all(re.fullmatch(pattern, of) for of in types.values()) and (kind == "vector" or len(columns) == 1):
-            return kind
-    what = ", ".join(f"'{column}' ({of})" for column, of in list(types.items())[:8])
+    if kind := kind_of(file, columns):
+        return kind, columns
+    what = ", ".join(f"'{column}' ({schema.field(column).type})" for column in columns[:8])
     raise DataError(
         f"What the inputs of {file} are cannot be told from its columns: {what}. Expected one of images or texts, or "
         "columns of numbers: name them with input=COLUMN or input=COLUMN,COLUMN."
     )
+
+
+def kind_of(file: Path, columns: Sequence[str]) -> str:
+    """What columns of a table hold, as in `InputSpec`; empty where it cannot be told."""
+    schema = schema_of(file)
+    types = [str(schema.field(column).type) for column in columns]
+    alike = [kind for kind, pattern in KINDS.items() if all(re.fullmatch(pattern, of) for of in types)]
+    return "".join(alike) if alike == ["vector"] or len(types) == 1 else ""
 
 
 def check_columns(file: Path, columns: Iterable[str], key: str) -> None:

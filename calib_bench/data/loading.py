@@ -265,7 +265,7 @@ def _numbers(request: Request, data: OwnData) -> Splits:
     train_ND = x["train"][rows["train"].numpy()]
     mean_D, std_D = train_ND.mean(0), train_ND.std(0)
     std_D = np.where(std_D > 0, std_D, 1)
-    columns = Columns(data.columns, request.label or LABEL, *map(torch.from_numpy, (mean_D, std_D)))
+    columns = Columns(data.columns, request.label or LABEL, (torch.from_numpy(mean_D), torch.from_numpy(std_D)))
     scaled_x = {pool: columns.scaled(torch.from_numpy(x_ND)) for pool, x_ND in x.items()}
     labels = {pool: torch.from_numpy(part.labels) for pool, part in pools.items()}
     splits = tensor_splits(scaled_x, labels, rows)

@@ -29,6 +29,9 @@ from calib_bench.data.table_files import read, rows_in, schema_of
 from calib_bench.data.tensors import DeviceCache, TensorSplit
 from calib_bench.errors import DataError
 
+WORDS = {"vector": "numbers", "tokens": "texts", "image": "images"}
+"""What inputs of each kind are called."""
+
 
 @dataclass(frozen=True)
 class NewData:
@@ -92,23 +95,31 @@ def _of_part(part: Part, labelled: bool, source: Path, reader: Reader) -> NewDat
 def _like_own(source: Path, name: str, reader: Reader, columns: Columns) -> NewData:
     """New rows of tables like the user's own, or images in class folders or alone."""
     if not columns.input:
-        folder = source / name if (source / name).is_dir() else source
-        loose = _loose(name, folder)
-        return _of_part(loose or folder_part(name, folder), loose is None, source, reader)
+        return _images_like_own(source, name, reader)
     files = tables_of(source, name)
     if not files:
         raise DataError(f"data={source} holds no table of split '{name}': expected {listed(columns.input)} as columns")
     part, labelled = _rows(name, files, columns, reader.splits.spec.kind)
     if reader.splits.spec.kind != "vector":
         return replace(_of_part(part, labelled, source, reader), ids=_row_names(files, columns))
+    split = _numbers(part, columns, reader, labelled)
+    return NewData(split, labelled, _row_names(files, columns), digest_of(part), str(source))
+
+
+def _images_like_own(source: Path, name: str, reader: Reader) -> NewData:
+    folder = source / name if (source / name).is_dir() else source
+    loose = _loose(name, folder)
+    return _of_part(loose or folder_part(name, folder), loose is None, source, reader)
+
+
+def _numbers(part: Part, columns: Columns, reader: Reader, labelled: bool) -> TensorSplit:
+    """Numbers of tables, scaled as those of training."""
     labels_N = torch.from_numpy(reader.labels_of(part) if labelled else part.labels)
     x_ND = columns.scaled(torch.from_numpy(numbers(part, columns.input)))
     if x_ND.shape[1:] != reader.splits.spec.shape:
-        raise DataError(
-            f"data={source} has {x_ND.shape[1]} numbers a row, and {reader.task} has {reader.splits.spec.shape[0]}"
-        )
-    split = TensorSplit(DeviceCache(x_ND), torch.arange(len(x_ND)), labels_N)
-    return NewData(split, labelled, _row_names(files, columns), digest_of(part), str(source))
+        here, there = x_ND.shape[1], reader.splits.spec.shape[0]
+        raise DataError(f"split '{part.name}' has {here} numbers a row, and the training rows have {there}")
+    return TensorSplit(DeviceCache(x_ND), torch.arange(len(x_ND)), labels_N)
 
 
 def _loose(name: str, folder: Path) -> Part | None:
@@ -125,10 +136,8 @@ def _rows(name: str, files: list[Path], columns: Columns, kind: str) -> tuple[Pa
     """Rows of tables, and whether they have labels: not where the column is missing, or all are -1."""
     for file in files:
         check_columns(file, columns.input, "input")
-        if (other := kind_of(file, columns.input)) != kind:
-            raise DataError(
-                f"{file}: {listed(columns.input)} are of kind {other}, and those of training of kind {kind}"
-            )
+        if kind_of(file, columns.input) != kind:
+            raise DataError(f"{file}: {listed(columns.input)} hold no {WORDS[kind]}, as those of training do")
     words = np.array([], dtype=object)
     if all(columns.label in schema_of(file).names for file in files):
         words, _ = labels_of(files, columns.label, columns.input)
@@ -141,10 +150,11 @@ def _rows(name: str, files: list[Path], columns: Columns, kind: str) -> tuple[Pa
 
 def _row_names(files: list[Path], columns: Columns) -> np.ndarray | None:
     """What the tables call their rows; None where they have no such column."""
-    names = [name for name in schema_of(files[0]).names if name.lower() in ROW_NAMES and name not in columns.input]
-    if not names or any(names[0] not in schema_of(file).names for file in files):
+    shared = set.intersection(*(set(schema_of(file).names) for file in files)) - set(columns.input)
+    names = sorted(name for name in shared if name.lower() in ROW_NAMES)
+    if not names:
         return None
-    return np.array([str(value) for file in files for value in read(file, names[:1]).column(0).to_pylist()])
+    return np.concatenate([read(file, names[-1:]).column(0).to_numpy().astype(str) for file in files])
 
 
 def _part(source: Path, name: str, hub: Hub) -> tuple[Part, bool]:
@@ -173,11 +183,16 @@ def _from_npz(source: Path, reader: Reader) -> NewData:
             f"{source}: inputs are {x_N.dtype} of shape {list(x_N.shape)}, and task '{reader.task}' takes {base.dtype} "
             f"of shape {['N', *base.shape[1:]]}"
         )
-    if not (finite_N := x_N.isfinite().flatten(1).all(1)).all():
-        raise DataError(f"{source}: row {int((~finite_N).nonzero()[0])} of inputs has a number that is not finite")
+    _check_finite(x_N, source)
     labels_N = _labels(source, arrays, reader, len(x_N))
     split = TensorSplit(DeviceCache(x_N.to(base.dtype)), torch.arange(len(x_N)), labels_N, normalize=test.normalize)
     return NewData(split, "labels" in arrays, arrays.get("ids"), f"sha256:{sha256_of(source)}", str(source))
+
+
+def _check_finite(x_N: torch.Tensor, source: Path) -> None:
+    finite_N = x_N.isfinite().flatten(1).all(1)
+    if not finite_N.all():
+        raise DataError(f"{source}: row {int((~finite_N).nonzero()[0])} of inputs has a number that is not finite")
 
 
 def _arrays(source: Path) -> dict[str, np.ndarray]:

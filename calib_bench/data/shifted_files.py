@@ -201,7 +201,7 @@ class Reader:
             DataError: it names another class.
         """
         task_names = self.splits.class_names
-        if set(part.names) <= set(task_names):
+        if self.splits.columns is not None or set(part.names) <= set(task_names):
             return matched(part.labels, part.names, task_names, part.name)
         head = imagenet()
         try:

@@ -79,14 +79,17 @@ def _models(values: Any, labels: Any, role: str) -> list[tuple[str, Any, Any]]:
 
 def _slices(groups: Any, models: Sequence[tuple[str, Any, Any]], role: str) -> list[Any]:
     """The slices of each model: by its key in a mapping, by its place in a list of as many; else those of all."""
-    names = [name for name, _, _ in models]
     if isinstance(groups, Mapping):
-        if set(groups) != set(names):
-            raise Refusal.GROUP_KEYS.of(role, names=listed(names), others=listed(groups))
-        return [local(groups[name]) for name in names]
+        return _slices_by_key(groups, [name for name, _, _ in models], role)
     if len(models) > 1 and _per_model(groups, len(models), len(models[0][1])):
         return [local(one) for one in groups]
     return [groups] * len(models)
+
+
+def _slices_by_key(groups: Mapping[Any, Any], names: Sequence[str], role: str) -> list[Any]:
+    if set(groups) != set(names):
+        raise Refusal.GROUP_KEYS.of(role, names=listed(names), others=listed(groups))
+    return [local(groups[name]) for name in names]
 
 
 def _by_key(values: Mapping[Any, Any], labels: Any, role: str) -> list[tuple[str, Any, Any]]:

@@ -35,6 +35,7 @@ from calib_bench.system.files import write_bytes
 
 FORMAT = "calib_bench fits 1"
 """The one entry of a file's metadata: JSON that describes the fits, in order; tensor `0/bias` is of the first."""
+WIDTH = "{fit.method} was fitted to {fit.classes} classes, and there are {K}"
 MADE_WITH = ("calib_bench", "python", "torch", "numpy")
 """Whose versions a fit keeps."""
 
@@ -169,9 +170,7 @@ class CalibratedModule(nn.Module):
     def __init__(self, fit: Fitted, model: nn.Module | None = None) -> None:
         super().__init__()
         if not isinstance(model, nn.Module | None):
-            raise SettingsError(
-                f"a fit stands behind an nn.Module that gives logits, not behind {type(model).__name__}"
-            )
+            raise SettingsError(f"a fit stands behind an nn.Module, not behind {type(model).__name__}")
         self.classes = fit.classes
         self.model, self.method, self.kind, self.normalized = model, fit.method, fit.kind, fit.normalized
         self.beta, self.normalize = fit.beta, fit.normalize
@@ -190,7 +189,7 @@ class CalibratedModule(nn.Module):
         outputs = inputs[0] if self.model is None else self.model(*inputs)
         z_NK: Tensor = getattr(outputs, "logits", outputs)
         if z_NK.shape[-1] != self.classes:
-            raise UserError(f"{self.method} was fitted to {self.classes} classes, and there are {z_NK.shape[-1]}")
+            raise UserError(WIDTH.format(fit=self, K=z_NK.shape[-1]))
         Z_NK = z_NK.log() if self.kind == "probabilities" else self.beta * z_NK
         if self.normalized:
             Z_NK = self.normalize(Z_NK)

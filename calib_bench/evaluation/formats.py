@@ -139,6 +139,17 @@ def content_of(
         content = Content(*alone.pair, CONFIDENCE_KIND, (*notes, *alone.notes), ids=alone.ids)
     else:
         content = _of_classes(arrays, origin, kind, label, notes, is_table)
+    return content if slices is None else with_slices(content, slices, origin)
+
+
+def with_slices(content: Content, slices: Array, origin: str) -> Content:
+    """Predictions with the slice of each row.
+
+    Raises:
+        DataError: there is another number of them.
+    """
+    if len(slices) != len(content.values):
+        raise Refusal.GROUPS_COUNT.of(origin, number=len(slices), N=len(content.values))
     return replace(content, groups=slices)
 
 

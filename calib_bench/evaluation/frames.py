@@ -24,7 +24,7 @@ from calib_bench.evaluation.class_names import (
     label_words,
     without_affixes,
 )
-from calib_bench.evaluation.formats import Content, content_of
+from calib_bench.evaluation.formats import Content, content_of, with_slices
 from calib_bench.evaluation.free_columns import refuse_no_classes
 from calib_bench.evaluation.labels import positions, refuse_no_first, texts_of
 from calib_bench.evaluation.refusals import Refusal, refuse_repeated
@@ -118,9 +118,7 @@ def table(values: Any, labels: Any, kind: str | None, name: str, groups: Any = N
     content = _table(values, labels, kind, name)
     texts, notes = _in_order(values, _filled(groups), name, "groups")
     slices, _ = slices_of({"groups": texts}, "groups", name)
-    if len(slices) != len(content.values):
-        raise Refusal.GROUPS_COUNT.of(name, number=len(slices), N=len(content.values))
-    return replace(content, groups=slices, notes=(*content.notes, *notes))
+    return with_slices(replace(content, notes=(*content.notes, *notes)), slices, name)
 
 
 def _apart(values: Any, column: str, name: str) -> tuple[Any, Any]:

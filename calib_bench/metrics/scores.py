@@ -171,12 +171,14 @@ def rows(logp: Tensor, y: Tensor) -> Iterator[Rows]:
             yield Rows(here, flat_RK[here], y_R[here], room)
 
 
+def _check_tensor(values: object, what: str) -> None:
+    if not isinstance(values, Tensor):
+        raise UserError(f"Metrics take tensors, and {what} are {type(values).__name__}: give torch.as_tensor({what}).")
+
+
 def _check(logp: Tensor, y: Tensor) -> None:
-    for what, values in (("logits", logp), ("labels", y)):
-        if not isinstance(values, Tensor):
-            raise UserError(
-                f"Metrics take tensors, and {what} are {type(values).__name__}: give torch.as_tensor({what})."
-            )
+    _check_tensor(logp, "logits")
+    _check_tensor(y, "labels")
     if logp.ndim < 2 or logp.shape[-1] < 2 or logp.shape[-2] < 1:
         raise UserError(f"Metrics need logits [..., N, K] with N >= 1 and K >= 2, not shape {tuple(logp.shape)}.")
     classes = logp.shape[-1]

@@ -192,10 +192,26 @@ def build(name: str, spec: InputSpec, classes: int, pretrained: bool = False, we
     if pretrained and family.module not in PRETRAINED:
         raise UserError(f"there are no pretrained weights for model {name!r}; timm/NAME and hf/NAME have them")
     if family.module is None:
-        return _plugged_in()[name].build(spec, classes)
+        return _checked(name, _plugged_in()[name].build(spec, classes), classes)
     module = importlib.import_module(f"calib_bench.models.{family.module}")
     options = {"pretrained": True, "weights": weights} if pretrained else {}
     return module.build(*match.groups(), spec=spec, classes=classes, **options)
+
+
+def _checked(name: str, model: nn.Module, classes: int) -> nn.Module:
+    """The model of a plug-in.
+
+    Raises:
+        UserError: it is no module, or has no linear head of as many outputs as there are classes.
+    """
+    from torch import nn
+
+    if not isinstance(model, nn.Module):
+        raise UserError(f"build of model {name!r} gave {type(model).__name__}: it returns an nn.Module")
+    outputs = head(model).out_features
+    if outputs != classes:
+        raise UserError(f"model {name!r} has a head of {outputs:,} outputs, and the data has {classes:,} classes")
+    return model
 
 
 def from_file(name: str, spec: InputSpec, classes: int, weights: str) -> tuple[nn.Module, bool]:
@@ -221,7 +237,8 @@ def head(model: nn.Module) -> nn.Linear:
     if not isinstance(last, nn.Linear):
         raise UserError(
             f"{type(model).__name__} does not end in a linear layer (it ends in {type(last).__name__}), so its head's "
-            "rate and initialization cannot be set apart; choose a model with a linear classifier"
+            "rate and initialization cannot be set apart; choose a model with a linear classifier. A model of your own "
+            "has an nn.Linear in its attribute `head`"
         )
     return last
 

@@ -167,15 +167,28 @@ def _pretrained(name: str, config: Any, weights: str | None) -> tuple[nn.Module,
         SettingsError: they lack others.
     """
     options = {"config": config, "dtype": torch.float32, "output_loading_info": True, **_revision(name, weights)}
-    has_classifier = _has_classifier(config)
-    kind = f"AutoModel{CLASSIFIER if has_classifier else ''}"
-    model, report = from_pretrained(HF + name, kind, ignore_mismatched_sizes=True, **options)
-    lacking = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    if not _has_classifier(config):
+        encoder, report = from_pretrained(HF + name, "AutoModel", ignore_mismatched_sizes=True, **options)
+        _refuse_part(name, _of_body(_lacking(report), ""))
+        return Pooled(encoder, config.num_labels), ()
+    model, report = from_pretrained(HF + name, f"AutoModel{CLASSIFIER}", ignore_mismatched_sizes=True, **options)
+    lacking = _lacking(report)
+    _refuse_part(name, lacking if _keeps_head(name, config) else _of_body(lacking, f"{model.base_model_prefix}."))
+    return model, lacking
+
+
+def _lacking(report: dict[str, Any]) -> list[str]:
+    """Names of the tensors that weights lack or have in another shape, by transformers' report."""
+    return [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
+
+
+def _of_body(names: Collection[str], prefix: str) -> list[str]:
+    return [name for name in names if name.startswith(prefix) and POOLER not in name]
+
+
+def _keeps_head(name: str, config: Any) -> bool:
     head = pretrained_head(name)
-    keeps_head = head is not None and len(head.synsets) == config.num_labels
-    prefix = f"{model.base_model_prefix}." if has_classifier else ""
-    _refuse_part(name, [one for one in lacking if keeps_head or (one.startswith(prefix) and POOLER not in one)])
-    return (model, lacking) if has_classifier else (Pooled(model, config.num_labels), ())
+    return head is not None and len(head.synsets) == config.num_labels
 
 
 def _refuse_part(name: str, lacking: Collection[str]) -> None:

@@ -324,9 +324,7 @@ def _strength(name: str, text: str, objective: Objective) -> float:
 
 def _space(typed: UserSettings, task: Task, model: str) -> Space:
     """The grid of one model: every trial field that may vary but the seed, the learning rate's unit included."""
-    model_recipes = {models.canonical(name): recipe for name, recipe in task.recipes.items()}
-    usual = FINE_TUNING if typed.pretrained and model.startswith(HF) else vars(task.recipe)
-    recipe = {**usual, **model_recipes.get(model, {})}
+    recipe = _recipe(typed, task, model)
     space: Space = {"beta": typed.beta or (), "objective": typed.objective or ()}
     space |= {key: getattr(typed, key) or (recipe[key],) for key in RECIPE}
     if typed.pretrained and typed.epochs is None:
@@ -337,6 +335,13 @@ def _space(typed: UserSettings, task: Task, model: str) -> Space:
     space |= _neutral(typed, one_rate=len(space["lr"]) == 1)
     add_scales(typed, space)
     return space | (_published(typed, model, space) if typed.pretrained or model.startswith(HF) else {})
+
+
+def _recipe(typed: UserSettings, task: Task, model: str) -> Mapping[str, Any]:
+    """Training defaults of a model: those of fine-tuning, or the task's, with what the task says of this model."""
+    model_recipes = {models.canonical(name): recipe for name, recipe in task.recipes.items()}
+    usual = FINE_TUNING if typed.pretrained and model.startswith(HF) else vars(task.recipe)
+    return {**usual, **model_recipes.get(model, {})}
 
 
 NEUTRAL = {"correlation": None, "label_noise": 0.0, "norm_batch": None, "eps": ADAM_EPS, "sampling": "shuffled"}

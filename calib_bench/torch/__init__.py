@@ -15,6 +15,7 @@ torch.Size([16, 3])
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -203,8 +204,8 @@ def _check(beta: float, follow: str | None) -> None:
 def _check_trains(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     if not isinstance(model, nn.Module):
         raise SettingsError(f"the model is an nn.Module that returns logits, not {type(model).__name__}")
-    own = {id(parameter) for parameter in model.parameters()}
-    if own.isdisjoint(id(parameter) for group in optimizer.param_groups for parameter in group["params"]):
+    trained = itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups)
+    if set(map(id, model.parameters())).isdisjoint(map(id, trained)):
         raise SettingsError("the optimizer has none of the model's parameters: make it of model.parameters()")
 
 
@@ -213,9 +214,7 @@ def _strengths(objective: str | Mapping[str, float]) -> dict[str, float]:
     try:
         strengths = parse_objective(objective) if isinstance(objective, str) else dict(objective)
     except ValueError as error:
-        name, names = str(objective).partition(":")[0], registry.objectives()
-        hint = f"such as {name}:{names[name].strengths[0]:g}" if name in names else nearest(name, names)
-        raise SettingsError(f"{error}: {hint}") from None
+        raise SettingsError(f"{error}: {_hint(str(objective).partition(':')[0])}") from None
     terms = with_strengths(strengths, registry.objectives())
     for name, (term, strength) in zip(sorted(strengths), terms, strict=True):
         low, high = term.valid
@@ -224,6 +223,14 @@ def _strengths(objective: str | Mapping[str, float]) -> dict[str, float]:
     if sum(term.mix is not None for term, _ in terms) > 1:
         raise SettingsError("two objectives mix inputs: give one of them")
     return strengths
+
+
+def _hint(name: str) -> str:
+    """How an objective is written, or what else may be meant."""
+    objectives = registry.objectives()
+    if name in objectives:
+        return f"such as {name}:{objectives[name].strengths[0]:g}"
+    return nearest(name, objectives)
 
 
 def _check_fresh(optimizer: torch.optim.Optimizer) -> None:

@@ -11,8 +11,9 @@ from synthetic import sketched
 
 from calib_bench import models, registry
 from calib_bench.cli import main
+from calib_bench.core.splits import InputSpec
 from calib_bench.core.trial import Trial
-from calib_bench.errors import SettingsError
+from calib_bench.errors import SettingsError, UserError
 from calib_bench.report.tables import read
 from calib_bench.store.store import Store
 from tests.commands.test_run import example
@@ -220,6 +221,18 @@ def test_a_model_is_refused_other_inputs_and_the_name_of_another(mine: Path) -> 
     registry.use_plugins([mine])
     with pytest.raises(SettingsError, match="'mlp_8' has the name of one of the package's own: rename its file"):
         models.check("mlp_8")
+
+
+def test_a_model_that_is_none_or_of_other_classes_is_refused(mine: Path) -> None:
+    for change, message in (
+        ("lambda spec, classes: None", "gave NoneType: it returns an nn.Module"),
+        ("lambda spec, classes: OneLayer(64, classes + 1)", "a head of 11 outputs, and the data has 10 classes"),
+        ("lambda spec, classes: nn.Flatten()", "has an nn.Linear in its attribute `head`"),
+    ):
+        (mine / "changed.py").write_text(f"{MODEL}\nMODEL = Model({change}, kinds=('vector',))\n")
+        registry.use_plugins([mine])
+        with pytest.raises(UserError, match=message):
+            models.build("changed", InputSpec("vector", (64,)), 10)
 
 
 def test_a_model_of_timm(mine: Path) -> None:

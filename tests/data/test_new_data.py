@@ -118,9 +118,10 @@ def test_numbers_of_ones_own_tables_are_scaled_as_those_of_training(tmp_path: Pa
 
 SPOILED = {
     "a,c,label\n1,2,ant": "no column 'b'",
-    "a,b,label\n1,2,emu": "'emu'",
-    "a,b\n1,x": "cannot be told",
-    "a,b\n1,": "no finite number|cannot be told",
+    "a,b,label\n1,2,emu": "has a class 'emu' that the training split lacks, which has ant",
+    "a,b\n1,x": "a, b hold no numbers, as those of training do",
+    "a,b\n": "a, b hold no numbers",
+    "a,b\n1,2\n1,": "Row 1 of .* has no finite number in column 'b'",
 }
 
 

@@ -137,9 +137,10 @@ def test_what_is_wrong_is_said() -> None:
             at_beta(model, sgd, **{"beta": BETA, **words})  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="RMSprop"):
         at_beta(model, torch.optim.RMSprop(model.parameters()), BETA, follow="head")
+    headless = nn.Sequential(nn.Linear(6, 3), nn.ReLU())
+    of_headless = OPTIMIZERS["sgd"](headless.parameters())
     with pytest.raises(SettingsError, match="give head=LAYER"):
-        headless = nn.Sequential(nn.Linear(6, 3), nn.ReLU())
-        at_beta(headless, OPTIMIZERS["sgd"](headless.parameters()), BETA, follow="head")
+        at_beta(headless, of_headless, BETA, follow="head")
     with pytest.raises(SettingsError, match="none of the model's parameters"):
         at_beta(model, OPTIMIZERS["sgd"](nn.Linear(2, 2).parameters()), BETA)
     with pytest.raises(SettingsError, match="not function"):

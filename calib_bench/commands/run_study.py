@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from types import ModuleType
@@ -14,17 +15,18 @@ from calib_bench import models, registry
 from calib_bench.commands.console import open_console, print_results, status, warn
 from calib_bench.core.settings import Execution, Settings, UserSettings
 from calib_bench.errors import DataError, SettingsError, UserError
-from calib_bench.execute import analysis_pool, data_parallel, local, worker
+from calib_bench.execute import data_parallel, local, worker
 from calib_bench.execute.progress import Display
 from calib_bench.models import flops as cost
 from calib_bench.planning import plan as planning
 from calib_bench.planning.defaults import resolve
 from calib_bench.report import build as reporting
-from calib_bench.report import failed_trials
+from calib_bench.report import failed_trials, reuse
 from calib_bench.report.provenance import duration
 from calib_bench.store import leases
 from calib_bench.store.store import Store
 from calib_bench.system import shutdown
+from calib_bench.tracking import analysis_export
 from calib_bench.tracking.tracker import Tracker
 from calib_bench.train import distributed
 
@@ -106,9 +108,8 @@ def _run(settings: UserSettings, resolved: Settings, ask: bool) -> int:
             data_parallel.dismiss()
             distributed.stop()
         with leases.of(store.address, leases.OWNER, resolved.lease).exclusive("report"):
-            analysis = _report(resolved, study, store, console)
-            with status(console, "logging to Weights & Biases"):
-                tracker.finish(analysis)
+            earlier = _earlier(store, resolved.wandb, resolved.model_dump(mode="json"), plan)
+            analysis = _report(earlier, partial(reporting.renew, store, study, resolved), tracker, console)
     page = store.path / "report" / "report.html"
     display.say("analysed", report=page, verdict=analysis.verdict, warnings=analysis.warnings)
     print_results(analysis, page, console)
@@ -337,8 +338,18 @@ def _wait_for_others(plan: planning.Plan, others: leases.Leases, console: Consol
         time.sleep(min(1.0, others.seconds / leases.BEATS))
 
 
-def _report(settings: Settings, study: Study, store: Store, console: Console) -> Analysis:
-    with status(console, "calibrating and measuring"), analysis_pool.workers(settings):
-        analysis = reporting.analyse(store, study, settings)
-        reporting.build(store, study, settings, analysis)
+def _earlier(store: Store, wandb: str, settings: Mapping[str, Any], plan: planning.Plan) -> Analysis | None:
+    """What the report says that is there, if it would come out the same now and W&B has it."""
+    logged = wandb == "disabled" or analysis_export.is_current(store)
+    return reuse.current(store, settings, plan.trials) if logged else None
+
+
+def _report(earlier: Analysis | None, renew: Callable[[], Analysis], tracker: Tracker, console: Console) -> Analysis:
+    """Write the report, unless it is there from earlier, and log what is left."""
+    analysis = earlier
+    if analysis is None:
+        with status(console, "calibrating and measuring"):
+            analysis = renew()
+    with status(console, "logging to Weights & Biases"):
+        tracker.finish(None if earlier else analysis)
     return analysis

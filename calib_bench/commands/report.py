@@ -42,7 +42,8 @@ def _call(arguments: Namespace) -> int:
 COMMAND = Command(
     "report",
     """\
-Rebuilds the report of a run folder from what it stores, and that of evaluate or compare from the files that it read.
+Rebuilds the report of a run folder from what it stores, and that of evaluate or compare from the files that it read. A
+run's report that would come out the same is left as it is.
 --serve shows it in the browser; while the run is under way, it shows how far it is. --wandb makes a W&B Report too: its
 specification is kept beside the page, and wandb=online publishes it.""",
     (

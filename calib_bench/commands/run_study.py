@@ -82,6 +82,7 @@ def _run(settings: UserSettings, resolved: Settings, ask: bool) -> int:
     console = open_console(stderr=settings.log_format == "json")
     worker.prepare(resolved)
     study = registry.study(resolved.study)
+    reuse.code_digest(tuple(resolved.plugins))  # of what is loaded now: files may change while trials train
     keep_results(resolved)
     store = Store(resolved.folder)
     display = Display(console, store.path, settings.log_format == "json")

@@ -6,7 +6,7 @@ import math
 import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from calib_bench.analysis import format
 
@@ -84,6 +84,6 @@ class Estimate:
         return f"{self.mean:.0%} [{self.low:.0%}, {self.high:.0%}]"
 
 
-def _is_real(value: Any) -> bool:
+def _is_real(value: object) -> TypeGuard[float]:
     """Whether it is a real number; of a plain float without a look at the tower of numbers, which takes long."""
     return type(value) is float or (value is not None and isinstance(value, numbers.Real))

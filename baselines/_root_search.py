@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 TOLERANCE = 1e-9
 """Relative error of T at which a fit stops."""
+FACTORIALS = tuple(map(math.factorial, range(32)))
+"""Of more terms than any series here has."""
 
 
 class Step(NamedTuple):
@@ -55,7 +57,7 @@ def _series_root(d: Sequence[float], r: float) -> tuple[float, list[float]] | No
 
 
 def _taylor(d: Sequence[float], r: float) -> list[float]:
-    return [c * r**n / math.factorial(n) for n, c in enumerate(d)]
+    return [c * r**n / factorial for n, (c, factorial) in enumerate(zip(d, FACTORIALS, strict=False))]
 
 
 class Root(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import pandas as pd
 
 from calib_bench.analysis.calibration_variance import own_fit, set_influence
@@ -53,12 +54,11 @@ def _metrics(measures: Measures, method: str, nested: bool) -> Row:
     frame = measures.frame[measures.frame["method"] == method]
     row: Row = {}
     intervals: dict[str, Interval] = {}
-    for metric in METRICS:
-        if metric not in frame:
-            continue
+    names = [name for name in METRICS if name in frame]
+    for metric, values in zip(names, frame[names].to_numpy(np.float64).T, strict=True):
         interval = _metric(measures, method, metric, nested)
         if interval is None:
-            row |= over_seeds(metric, frame[metric].tolist())
+            row |= over_seeds(metric, values.tolist())
         else:
             intervals[metric] = interval
             row |= limits(metric, interval)
@@ -136,16 +136,12 @@ def trials_note(frame: pd.DataFrame) -> str:
 
 def over_seeds(name: str, values: list[float]) -> Row:
     """Mean of a metric with a t interval over seeds, for this test set, within the metric's range."""
-    import torch
-
     if len(values) < 2:
         return {name: values[0] if values else None}
-    return limits(name, score_interval(name, torch.tensor(values, dtype=torch.float64)[:, None], nested=True))
+    return limits(name, score_interval(name, np.array(values, np.float64)[:, None], nested=True))
 
 
 def p_over_seeds(differences: Sequence[float]) -> float:
     """Two-sided p-value of a t test that the mean over seeds is 0; nan with fewer than two."""
-    import torch
-
-    values_S1 = torch.tensor(differences, dtype=torch.float64)[:, None]
+    values_S1 = np.array(differences, np.float64)[:, None]
     return score_interval("", values_S1, nested=True).p if len(differences) > 1 else math.nan

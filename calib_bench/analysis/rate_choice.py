@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calib_bench import metrics, registry
+from calib_bench import registry
 from calib_bench.analysis.scores import REPAIRED
 from calib_bench.analysis.trial_predictions import TrialLogits, on_trials, predictions
 from calib_bench.core.baseline import Calibrator
@@ -24,6 +24,7 @@ from calib_bench.core.results import Results
 from calib_bench.core.trial import Score, Trial
 from calib_bench.inference import Interval, choice_variance, redrawn_choice, redrawn_choice_apart, widened
 from calib_bench.metrics import log_loss_n
+from calib_bench.metrics.scores import scores_n
 from calib_bench.planning.tuning import FEWEST_SEEDS, Arm
 
 if TYPE_CHECKING:
@@ -155,10 +156,10 @@ def _read(
         losses.append(selection_losses(calibrators[REPAIRED], select, Z["selection"], labels["selection"]).numpy())
         read.append(TrialLogits(trial, Z["calibration"], Z["test"], labels["calibration"], labels["test"]))
     out: list[_ChoiceScores] = [(loss, {}) for loss in losses]
-    each = {"log_loss": metrics.log_loss_n, "brier": metrics.brier_n, "correct": metrics.correct_n}
     for method, by_trial in predictions(read, calibrators):
         for i, (fitted, logp) in by_trial.items():
-            means = {score: float(of(logp, read[i].y_test).double().mean()) for score, of in each.items()}
+            values = scores_n(logp, read[i].y_test, *SCORES)
+            means = {score: float(value_N.mean()) for score, value_N in zip(SCORES, values, strict=True)}
             kappa = {LOG_KAPPA: float(np.log(fitted["kappa"]))} if "kappa" in fitted else {}
             out[i][1][method] = means | kappa
     return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from calib_bench.system.files import sha256
 if TYPE_CHECKING:
     from calib_bench.core.settings import Settings
     from calib_bench.core.study import Analysis, Study
+    from calib_bench.core.trial import Trial
     from calib_bench.store.store import Store
 
 PORT = 8000
@@ -41,7 +42,8 @@ def _call(arguments: Namespace) -> int:
 COMMAND = Command(
     "report",
     """\
-Rebuilds the report of a run folder from what it stores, and that of evaluate or compare from the files that it read.
+Rebuilds the report of a run folder from what it stores, and that of evaluate or compare from the files that it read. A
+run's report that would come out the same is left as it is.
 --serve shows it in the browser; while the run is under way, it shows how far it is. --wandb makes a W&B Report too: its
 specification is kept beside the page, and wandb=online publishes it.""",
     (
@@ -98,7 +100,7 @@ def _check_inputs(done: Mapping[str, Any], folder: Path) -> None:
 
 
 def report(folder: Path, plugins: Sequence[Path] = (), wandb: str | None = None) -> int:
-    """Rebuild the report of a run folder from what it stores.
+    """Rebuild the report of a run folder from what it stores; one that would come out the same is left as it is.
 
     Args:
         folder: the run folder.
@@ -107,10 +109,17 @@ def report(folder: Path, plugins: Sequence[Path] = (), wandb: str | None = None)
             specification is kept beside the page. None builds none.
     """
     from calib_bench.commands.console import open_console, print_results
+    from calib_bench.report import reuse
+    from calib_bench.report.build import renew
 
     console = open_console()
-    store, study, settings, analysis = rebuild(folder, plugins)
-    print_results(analysis, store.path / "report" / "report.html", console)
+    store, study, settings, planned = _whole_run(folder, plugins)
+    page = store.path / "report" / "report.html"
+    if wandb is None and (made := reuse.current(store, settings.model_dump(mode="json"), planned)):
+        print_results(made, page, console)
+        return 0
+    analysis = renew(store, study, settings)
+    print_results(analysis, page, console)
     if wandb is not None:
         from calib_bench.tracking import workspace_report
 
@@ -132,10 +141,17 @@ def rebuild(folder: Path, plugins: Sequence[Path] = ()) -> tuple[Store, Study, S
         StoreError: it is no run folder, or is damaged.
         UserError: trials of the study are missing.
     """
+    from calib_bench.report.build import renew
+
+    store, study, settings, _ = _whole_run(folder, plugins)
+    return store, study, settings, renew(store, study, settings)
+
+
+def _whole_run(folder: Path, plugins: Sequence[Path]) -> tuple[Store, Study, Settings, Collection[Trial]]:
+    """The store of a run folder, its study, settings and trials, none of which is missing; raises as `rebuild`."""
     from calib_bench import registry
-    from calib_bench.execute import analysis_pool, worker
+    from calib_bench.execute import worker
     from calib_bench.planning import plan as planning
-    from calib_bench.report import build as reporting
 
     store, settings = open_run(folder, plugins)
     worker.prepare(settings)
@@ -149,7 +165,4 @@ def rebuild(folder: Path, plugins: Sequence[Path] = ()) -> tuple[Store, Study, S
         raise StoreError(f"{error}\nThe same run sets it aside and trains it again:\n  {command}") from None
     if missing:
         raise UserError(f"{folder} lacks {len(missing):,} of the study's trials: finish it with\n  {command}")
-    with analysis_pool.workers(settings):
-        analysis = reporting.analyse(store, study, settings)
-        reporting.build(store, study, settings, analysis)
-    return store, study, settings, analysis
+    return store, study, settings, planned

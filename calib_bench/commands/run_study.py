@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from types import ModuleType
@@ -16,17 +16,18 @@ from calib_bench.commands.console import open_console, print_results, status, wa
 from calib_bench.core.settings import Execution, Settings, UserSettings
 from calib_bench.core.trial import HF
 from calib_bench.errors import DataError, SettingsError, UserError
-from calib_bench.execute import analysis_pool, data_parallel, local, worker
+from calib_bench.execute import data_parallel, local, worker
 from calib_bench.execute.progress import Display
 from calib_bench.models import flops as cost
 from calib_bench.planning import plan as planning
 from calib_bench.planning.defaults import resolve
 from calib_bench.report import build as reporting
-from calib_bench.report import failed_trials
+from calib_bench.report import failed_trials, reuse
 from calib_bench.report.provenance import duration
 from calib_bench.store import leases
 from calib_bench.store.store import Store
 from calib_bench.system import shutdown
+from calib_bench.tracking import analysis_export
 from calib_bench.tracking.tracker import Tracker
 from calib_bench.train import distributed
 
@@ -82,6 +83,7 @@ def _run(settings: UserSettings, resolved: Settings, ask: bool) -> int:
     console = open_console(stderr=settings.log_format == "json")
     worker.prepare(resolved)
     study = registry.study(resolved.study)
+    reuse.code_digest(tuple(resolved.plugins))  # of what is loaded now: files may change while trials train
     keep_results(resolved)
     store = Store(resolved.folder)
     display = Display(console, store.path, settings.log_format == "json")
@@ -108,9 +110,8 @@ def _run(settings: UserSettings, resolved: Settings, ask: bool) -> int:
             data_parallel.dismiss()
             distributed.stop()
         with leases.of(store.address, leases.owner(), resolved.lease).exclusive("report"):
-            analysis = _report(resolved, study, store, console)
-            with status(console, "logging to Weights & Biases"):
-                tracker.finish(analysis)
+            earlier = _earlier(store, resolved.wandb, resolved.model_dump(mode="json"), plan)
+            analysis = _report(earlier, partial(reporting.renew, store, study, resolved), tracker, console)
     page = store.path / "report" / "report.html"
     display.say("analysed", report=page, verdict=analysis.verdict, warnings=analysis.warnings)
     print_results(analysis, page, console)
@@ -349,8 +350,18 @@ def _wait_for_others(plan: planning.Plan, others: leases.Leases, console: Consol
         time.sleep(min(1.0, others.seconds / leases.BEATS))
 
 
-def _report(settings: Settings, study: Study, store: Store, console: Console) -> Analysis:
-    with status(console, "calibrating and measuring"), analysis_pool.workers(settings):
-        analysis = reporting.analyse(store, study, settings)
-        reporting.build(store, study, settings, analysis)
+def _earlier(store: Store, wandb: str, settings: Mapping[str, Any], plan: planning.Plan) -> Analysis | None:
+    """What the report says that is there, if it would come out the same now and W&B has it."""
+    logged = wandb == "disabled" or analysis_export.is_current(store)
+    return reuse.current(store, settings, plan.trials) if logged else None
+
+
+def _report(earlier: Analysis | None, renew: Callable[[], Analysis], tracker: Tracker, console: Console) -> Analysis:
+    """Write the report, unless it is there from earlier, and log what is left."""
+    analysis = earlier
+    if analysis is None:
+        with status(console, "calibrating and measuring"):
+            analysis = renew()
+    with status(console, "logging to Weights & Biases"):
+        tracker.finish(None if earlier else analysis)
     return analysis

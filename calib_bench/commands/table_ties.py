@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +17,8 @@ from calib_bench.analysis.ties import tied
 from calib_bench.errors import StoreError, UserError
 from calib_bench.inference import Interval
 from calib_bench.planning import tuning
-from calib_bench.system import environment, files
+from calib_bench.report.reuse import code_digest
+from calib_bench.system import files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,15 +131,6 @@ def _kept(path: Path, code: str) -> tuple[dict[str, Any], dict[str, float], dict
             }
             return metrics, {name: float(p) for name, p in kept["p"].items()}, kept["refused"]
     return {}, {}, {}
-
-
-@cache
-def code_digest(plugins: tuple[Path, ...]) -> str:
-    """A digest of the package's code and that of plug-ins, of the versions of libraries and of the machine."""
-    folders = (Path(__file__).parents[1], *registry.folders("baselines"), *plugins)
-    paths = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
-    sources = [sha256(path.read_bytes()).hexdigest() for path in paths]
-    return files.digest_of([environment.describe(), sources])
 
 
 def arms_by_key(store: Store, grid: Grid) -> dict[tuple[Any, ...], tuning.Arm]:

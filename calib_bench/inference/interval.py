@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
@@ -84,8 +84,11 @@ def crossed_interval(
     """
     if scale not in SCALES:
         raise ValueError(f"a scale is one of {', '.join(SCALES)}, not {scale!r}")
-    interval = _on_scale(_crossed(d_SN, level, nested, fit), scale, level)
-    return interval if scale == "share" or math.isnan(interval.low) else replace(interval, doubt=skewed(d_SN, nested))
+    rows = _rows(d_SN)
+    interval = _on_scale(_crossed(rows, level, nested, fit), scale, level)
+    if scale == "share" or math.isnan(interval.low) or not (doubt := skewed(rows, nested)):
+        return interval
+    return replace(interval, doubt=doubt)
 
 
 def skewed(d_SN: SeedRows, nested: bool = False) -> str:
@@ -96,9 +99,9 @@ def skewed(d_SN: SeedRows, nested: bool = False) -> str:
     rarer. The values are means over seeds, or with `nested` every seed's own.
     """
     rows = _rows(d_SN)
-    values = np.concatenate(rows) if nested else np.mean(rows, axis=0)
     if max(map(len, rows)) == 1:
         return ""
+    values = np.concatenate(rows) if nested else np.mean(rows, axis=0)
     centred = values - values.mean()
     variance = float(np.square(centred).mean())
     if len(values) < 3 or not variance > (ROUNDING * values.mean()) ** 2:
@@ -159,8 +162,7 @@ def clopper_pearson(right: float, wrong: float, level: float) -> tuple[float, fl
     return low, high
 
 
-def _crossed(d_SN: SeedRows, level: float, nested: bool, fit: Fitted | None = None) -> Interval:
-    rows = _rows(d_SN)
+def _crossed(rows: Array | list[Array], level: float, nested: bool, fit: Fitted | None = None) -> Interval:
     n, N = _sizes(rows, nested)
     r_S = _row_means(rows)
     mean = float(r_S.mean())
@@ -172,7 +174,8 @@ def _crossed(d_SN: SeedRows, level: float, nested: bool, fit: Fitted | None = No
     if n > 1 and (nested or N == 1):
         sampling, method = Sampling.of([(float(r_S.var(ddof=1)) / n, n - 1)]), "t over seeds"
     else:
-        sampling = pool(variances(np.asarray(rows), np.asarray(rows)), n, N, fit)
+        d_SN = np.asarray(rows)
+        sampling = pool(variances(d_SN, d_SN), n, N, fit)
         method = "t over examples, one seed" if n == 1 else "t, seeds and examples crossed"
     if fit is not None:
         sampling, method = sampling._replace(bias=fit.bias), f"{method}{FIT}"
@@ -212,7 +215,8 @@ def _rows(d_SN: SeedRows) -> Array | list[Array]:
 def variances(a_SN: Array, b_SN: Array) -> Array:
     """(v_s, v_e, v_r) of `crossed_interval` for the covariance of two means [3]; with a = b, their variances."""
     n, N = a_SN.shape
-    a, b = a_SN - a_SN.mean(), b_SN - b_SN.mean()
+    a = a_SN - a_SN.mean()
+    b = a if b_SN is a_SN else b_SN - b_SN.mean()
     seeds = float(a.mean(1) @ b.mean(1))
     examples = float(a.mean(0) @ b.mean(0))
     residual = float(np.vdot(a, b)) - N * seeds - n * examples
@@ -255,9 +259,14 @@ class Sampling(NamedTuple):
 
     def half(self, tail: float) -> float:
         """The half width of an interval that leaves out `tail` on either side: the root of sum t_df^2 v."""
+        return self._halves()(tail)
+
+    def _halves(self) -> Callable[[float], float]:
+        """`half` as a function, for many calls."""
         from scipy.special import stdtrit
 
-        return max(math.hypot(*(float(stdtrit(df, tail)) * math.sqrt(v) for v, df in one)) for one in self.sums)
+        roots = [[(df, math.sqrt(v)) for v, df in one] for one in self.sums]
+        return lambda tail: max(math.hypot(*[float(stdtrit(df, tail)) * root for df, root in one]) for one in roots)
 
     def limits(self, mean: float, level: float) -> tuple[float, float]:
         """mean +- the half width, and further by the bias on the side where the truth then is."""
@@ -275,10 +284,11 @@ class Sampling(NamedTuple):
 
         if all(len(sources) < 2 for sources in self.sums):
             return float(max(2 * stdtr(df, -distance / math.sqrt(v)) for one in self.sums for v, df in one))
-        if distance == 0 or self.half(LEAST_TAIL) <= distance:
+        half = self._halves()
+        if distance == 0 or half(LEAST_TAIL) <= distance:
             return 2 * LEAST_TAIL if distance else 1.0
         log_tail = brentq(
-            lambda u: self.half(math.exp(u)) - distance, math.log(LEAST_TAIL), math.log(0.5), xtol=1e-13, rtol=1e-13
+            lambda u: half(math.exp(u)) - distance, math.log(LEAST_TAIL), math.log(0.5), xtol=1e-13, rtol=1e-13
         )
         return min(1.0, 2 * math.exp(float(log_tail)))
 

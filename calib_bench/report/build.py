@@ -9,7 +9,7 @@ from calib_bench.core.settings import Settings
 from calib_bench.core.study import Analysis, Study
 from calib_bench.execute import analysis_pool
 from calib_bench.planning import plan as planning
-from calib_bench.report import failed_trials, figures, html, tables
+from calib_bench.report import failed_trials, figures, html, reuse, tables
 from calib_bench.report.provenance import provenance
 from calib_bench.store.store import Store
 from calib_bench.system.files import write_bytes
@@ -36,6 +36,14 @@ def _with_notes(analysis: Analysis, store: Store) -> Analysis:
     return replace(analysis, warnings=tuple(dict.fromkeys((*analysis.warnings, *notes))))
 
 
+def renew(store: Store, study: Study, settings: Settings) -> Analysis:
+    """`analyse` and `build`, on the same worker processes."""
+    with analysis_pool.workers(settings):
+        analysis = analyse(store, study, settings)
+        build(store, study, settings, analysis)
+    return analysis
+
+
 def build(store: Store, study: Study, settings: Settings, analysis: Analysis | None = None) -> Path:
     """Writes report.html, figures/ and tables/ under `<run>/report`, each file whole or not at all.
 
@@ -56,8 +64,10 @@ def build(store: Store, study: Study, settings: Settings, analysis: Analysis | N
         analysis = analyse(store, study, settings) if analysis is None else analysis
         files, about = figures.drawn(study, analysis), figures.rendered_details(study, analysis)
         tables.save(analysis.tables, folder / "tables")
-        origin = provenance(store, settings, planning.read(settings, study, store))
+        trials = planning.read(settings, study, store)
+        origin = provenance(store, settings, trials)
         drawn, details = figures.save(study, analysis, folder / "figures", files), list(about)
     path = folder / "report.html"
     write_bytes(path, html.page(study, settings, analysis, drawn, origin, details).encode())
+    reuse.keep(store, settings.model_dump(mode="json"), trials, analysis)
     return path

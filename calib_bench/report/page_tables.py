@@ -117,7 +117,7 @@ def _rows(view: TableView, keys: Sequence[str], columns: Sequence[str]) -> list[
     cells = [_cells(column) for column in view.columns(columns)]
     return [
         Row(*_named(row, keys), [number(row[key]) for key in keys], [by_row[i] for by_row in cells])
-        for i, row in enumerate(view.frame.to_dict("records"))
+        for i, row in enumerate(view.rows)
     ]
 
 

@@ -165,6 +165,11 @@ class Store:
         claims, name = self.trials.read(trial.key, place)["files"], f"{kind}.safetensors"
         return {place.at(name): claims[name]["sha256"]} if name in claims else {}
 
+    def digest(self, trial: Trial) -> str:
+        """A digest of all that is stored of a trial, whose record names those of its files; StoreError as `digests`."""
+        self.has(trial)
+        return files.digest_of(self._read(trial.key, self._stored(trial)))
+
     def has(self, trial: Trial) -> bool:
         """Whether the trial is stored whole. What is there but broken raises, see `audit`."""
         return self.trials.has(trial.key)

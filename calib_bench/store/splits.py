@@ -11,6 +11,7 @@ from calib_bench.errors import DataError, StoreError
 from calib_bench.system import files
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from calib_bench.core.splits import Splits
@@ -82,9 +83,17 @@ class StoredSplits:
         Raises:
             StoreError: they are missing or damaged.
         """
-        folder = self.of(trial)
-        self.check(folder)
-        return tensors(folder / "labels.safetensors")
+        return tensors(self._labels(trial))
+
+    def label_arrays(self, trial: Trial) -> dict[str, np.ndarray]:
+        """`labels` as numpy arrays."""
+        path = self._labels(trial)
+        return numpy_arrays(path, path.read_bytes())
+
+    def _labels(self, trial: Trial) -> Path:
+        """The file of labels, if it is whole."""
+        self.check(self.of(trial))
+        return self.of(trial) / "labels.safetensors"
 
     def info(self, trial: Trial) -> dict[str, Any]:
         """Source, digest, class names, notes and sizes of a trial's splits."""
@@ -136,4 +145,23 @@ def tensors(path: Path | str, content: bytes | None = None) -> dict[str, Tensor]
     try:
         return load_file(path) if content is None else load(content)
     except (SafetensorError, OSError) as error:
-        raise StoreError(f"{path} cannot be read ({error}); run the study's command again") from None
+        raise _unreadable(path, error) from None
+
+
+def numpy_arrays(path: Path | str, content: bytes) -> dict[str, np.ndarray]:
+    """Arrays by name of a safetensors file at a place, from its bytes; its types are those that numpy has.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        return load(content)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path | str, error: Exception) -> StoreError:
+    return StoreError(f"{path} cannot be read ({error}); run the study's command again")

@@ -12,7 +12,7 @@ from calib_bench.commands.prediction_files import OUT
 from calib_bench.errors import UserError
 
 if TYPE_CHECKING:
-    from calib_bench.evaluation.predictions import Predictions
+    from calib_bench.evaluation.writers import Split
 
 FORMATS = ("npz", "splits", "hdf5", "jsonl")
 NOTES = """\
@@ -25,24 +25,24 @@ beta. val and cal are the calibration split. `evaluate` reads each of them."""
 def _call(arguments: Namespace) -> int:
     """Write a stored trial's predictions."""
     from calib_bench.evaluation import writers
-    from calib_bench.evaluation.predictions import read_trial, stored
+    from calib_bench.evaluation.stored import stored, stored_arrays
     from calib_bench.system.files import write_bytes
 
     stored_trial = stored(arguments.trial)
     if stored_trial is None:
         raise UserError(f"{arguments.trial} is not a stored trial: name one as runs/<study>:<key>")
     store, key = stored_trial
+    trial = store.trial(key)
     out = arguments.out or Path("runs") / f"export-{key}"
-    splits = {split: read_trial(store, key, split) for split in ("selection", "calibration", "test")}
-    contents = _contents(splits, out, arguments.format)
+    splits = stored_arrays(store, trial, ("selection", "calibration", "test"))
+    contents = _contents(splits, out, arguments.format, group := writers.group_of(trial))
     for name, content in contents.items():
         write_bytes(out / name, content)
-    group = f":{writers.group_of(splits['test'])}" if arguments.format == "hdf5" else ""
-    print(f"written: {out}/{', '.join(contents)}{group}")
+    print(f"written: {out}/{', '.join(contents)}{f':{group}' if arguments.format == 'hdf5' else ''}")
     return 0
 
 
-def _contents(splits: Mapping[str, Predictions], out: Path, layout: str) -> dict[str, bytes]:
+def _contents(splits: Mapping[str, Split], out: Path, layout: str, group: str) -> dict[str, bytes]:
     """The bytes of each file, by its name."""
     from calib_bench.evaluation import writers
 
@@ -51,9 +51,9 @@ def _contents(splits: Mapping[str, Predictions], out: Path, layout: str) -> dict
     if layout == "hdf5":
         file = out / "predictions.h5"
         before = file.read_bytes() if file.exists() else b""
-        return {file.name: writers.hdf5(splits["calibration"], splits["test"], before)}
+        return {file.name: writers.hdf5(group, splits["calibration"], splits["test"], before)}
     write = writers.jsonl if layout == "jsonl" else writers.one_split
-    return {f"{split}.{layout}": write(predictions) for split, predictions in splits.items()}
+    return {f"{name}.{layout}": write(split) for name, split in splits.items()}
 
 
 COMMAND = Command(

@@ -6,9 +6,12 @@ import sys
 from argparse import Namespace
 
 from calib_bench.commands.command import SETTINGS, Command
+from calib_bench.execute import fork_server
 
 
 def _call(arguments: Namespace) -> int:
+    if arguments.settings.workers != 1 or arguments.settings.wandb != "disabled":
+        fork_server.start()  # first, so that it imports while this process does
     from calib_bench.commands.run_study import run_study
 
     return run_study(arguments.settings, ask=sys.stdin.isatty() and sys.stdout.isatty())

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.refusals import UNREADABLE, Refusal, refuse_repeated, unreadable
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class LazyArrays(Mapping[str, "Array"]):
@@ -101,6 +103,8 @@ def safetensors(path: Path) -> Mapping[str, Array]:
 
 def from_torch(tensor: Tensor) -> Array:
     """A CPU tensor as an array; types that numpy lacks, as bfloat16, become float32, which holds the same numbers."""
+    import torch
+
     if not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.float32, torch.float64):
         return tensor.numpy()
     return tensor.float().numpy()

@@ -15,16 +15,17 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from calib_bench.errors import DataError, SettingsError, StoreError, nearest
+from calib_bench.errors import DataError, SettingsError, nearest
 from calib_bench.evaluation import hdf5
 from calib_bench.evaluation.formats import load
 from calib_bench.evaluation.refusals import Refusal
+from calib_bench.evaluation.stored import is_trial, stored, stored_arrays
 from calib_bench.evaluation.validation import Predictions, check
 from calib_bench.evaluation.vocabulary import KINDS
 from calib_bench.store.store import Store
 from calib_bench.system import files
 
-__all__ = ["Predictions", "check", "check_kind", "read", "read_trial", "stored"]
+__all__ = ["Predictions", "check", "check_kind", "is_trial", "read", "read_trial", "stored"]
 STORED = "stored trial: {trial.task} {trial.model} beta={trial.beta:g} {trial.objective} seed={trial.seed}"
 
 
@@ -142,40 +143,6 @@ def _missing(path: Path) -> str:
     return f"{path} does not exist" + (f" ({nearest(path.name, near)})" if 0 < len(near) <= 1000 else "")
 
 
-def stored(place: str) -> tuple[Store, str] | None:
-    """The run folder and key that a word names; None if it names no stored trial.
-
-    Raises:
-        StoreError: the run folder holds no such trial.
-    """
-    path = Path(place)
-    if path.name == "trial.json":
-        path = path.parent
-    if is_trial(path):
-        store = Store(path.parent.parent, "read")
-        return store, _key(store, path.name)
-    folder, colon, key = place.rpartition(":")
-    if not colon or not (Path(folder) / "store.json").is_file():
-        return None
-    store = Store(Path(folder), "read")
-    return store, _key(store, key)
-
-
-def is_trial(path: Path) -> bool:
-    """Whether a path is that of a trial in a run folder, RUN/trials/KEY, be the trial a folder or in an archive."""
-    return path.parent.name == "trials" and ":" not in path.name and (path.parent.parent / "store.json").is_file()
-
-
-def _key(store: Store, beginning: str) -> str:
-    """The only key of a run folder's trials with a beginning."""
-    keys = store.stored_keys()
-    matches = [key for key in keys if beginning and key.startswith(beginning)]
-    if len(matches) != 1:
-        hint = f"{len(matches)} trials begin with it" if matches else nearest(beginning, sorted(keys)[:20])
-        raise StoreError(f"{store.label} holds no trial {beginning!r}: {hint}")
-    return matches[0]
-
-
 def read_trial(store: Store, key: str, split: str) -> Predictions:
     """Z = beta z and labels of a split of a stored trial.
 
@@ -184,10 +151,7 @@ def read_trial(store: Store, key: str, split: str) -> Predictions:
         StoreError: it is not whole.
     """
     trial = store.trial(key)
-    record, path = store.record(trial), store.folder(trial)
-    if record.status != "done":
-        raise Refusal.NO_LOGITS.of(path, status=record.status)
-    Z_NK, y_N = trial.beta * store.logits(trial)[split].double(), store.labels(trial)[split]
-    checked = check(Z_NK.numpy(), y_N.numpy(), "logits", f"{path} ({split})", trust=True)
+    Z_NK, y_N = stored_arrays(store, trial, (split,))[split]
+    checked = check(Z_NK, y_N, "logits", f"{store.folder(trial)} ({split})", trust=True)
     notes = (*checked.notes, STORED.format(trial=trial))
     return replace(checked, name=key, sha256=store.digests(trial), notes=notes, trial=trial)

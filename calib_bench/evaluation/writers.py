@@ -1,4 +1,7 @@
-"""Predictions as the bytes of files, in the layouts that are read: equal results come of what is read back."""
+"""Predictions as the bytes of files, in the layouts that are read: equal results come of what is read back.
+
+A split is its logits Z [N, K] and labels [N].
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,21 @@ from typing import Any
 
 import numpy as np
 
+from calib_bench.core.trial import Trial
+from calib_bench.evaluation import Array
 from calib_bench.evaluation.hdf5 import h5py
-from calib_bench.evaluation.predictions import Predictions
+
+Split = tuple[Array, Array]
 
 
-def one_split(predictions: Predictions) -> bytes:
+def one_split(split: Split) -> bytes:
     """An npz file of `logits` and `labels`."""
-    return _npz(logits=predictions.Z_NK.numpy(), labels=predictions.y_N.numpy())
+    return _npz(logits=split[0], labels=split[1])
 
 
-def two_splits(calibration: Predictions, test: Predictions) -> bytes:
+def two_splits(calibration: Split, test: Split) -> bytes:
     """An npz file of `logits_val`, `labels_val`, `logits_test` and `labels_test`."""
-    return _npz(
-        logits_val=calibration.Z_NK.numpy(),
-        labels_val=calibration.y_N.numpy(),
-        logits_test=test.Z_NK.numpy(),
-        labels_test=test.y_N.numpy(),
-    )
+    return _npz(logits_val=calibration[0], labels_val=calibration[1], logits_test=test[0], labels_test=test[1])
 
 
 def _npz(**arrays: Any) -> bytes:
@@ -33,36 +34,36 @@ def _npz(**arrays: Any) -> bytes:
     return buffer.getvalue()
 
 
-def jsonl(predictions: Predictions) -> bytes:
+def jsonl(split: Split) -> bytes:
     """Lines of `logits` and `label`, every digit kept."""
-    rows = zip(predictions.Z_NK.tolist(), predictions.y_N.tolist(), strict=True)
+    rows = zip(*(array.tolist() for array in split), strict=True)
     return "".join(json.dumps({"logits": z, "label": y}) + "\n" for z, y in rows).encode()
 
 
-def hdf5(calibration: Predictions, test: Predictions, before: bytes = b"") -> bytes:
+def hdf5(group: str, calibration: Split, test: Split, before: bytes = b"") -> bytes:
     """An HDF5 file with one group more, or anew, than it had: probas_cal, labels_cal, probas_test, labels_test.
 
     Probabilities [N, K] are kept in full, for two classes too: one minus the other would lose the small ones.
 
     Args:
+        group: its name.
         before: the bytes of the file as it was; empty where there was none.
     """
+    import torch
+
     buffer = io.BytesIO(before)
     with h5py().File(buffer, "a" if before else "w") as file:
-        name = group_of(test)
-        if name in file:
-            del file[name]
-        group = file.create_group(name)
-        for split, predictions in (("cal", calibration), ("test", test)):
-            probabilities = predictions.Z_NK.double().softmax(-1).numpy()
-            group.create_dataset(f"probas_{split}", data=probabilities, compression="gzip")
-            group.create_dataset(f"labels_{split}", data=predictions.y_N.numpy(), compression="gzip")
+        if group in file:
+            del file[group]
+        content = file.create_group(group)
+        for split, (Z_NK, y_N) in (("cal", calibration), ("test", test)):
+            probabilities = torch.from_numpy(Z_NK).softmax(-1).numpy()
+            content.create_dataset(f"probas_{split}", data=probabilities, compression="gzip")
+            content.create_dataset(f"labels_{split}", data=y_N, compression="gzip")
     return buffer.getvalue()
 
 
-def group_of(test: Predictions) -> str:
+def group_of(trial: Trial) -> str:
     """The group of a stored trial: task, then model with beta, objective, seed and the beginning of its key."""
-    trial = test.trial
-    assert trial is not None
-    model = f"{trial.model}_beta{trial.beta:g}_{trial.objective}_seed{trial.seed}_{test.name[:8]}"
+    model = f"{trial.model}_beta{trial.beta:g}_{trial.objective}_seed{trial.seed}_{trial.key[:8]}"
     return f"{trial.task}/{model}".replace(":", "-")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
+import os
 import signal
 import threading
 import time
@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from calib_bench.core.settings import Execution
 from calib_bench.errors import ResourceError
-from calib_bench.execute import local, process, worker
+from calib_bench.execute import fork_server, local, worker
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -199,10 +199,9 @@ class _Pool:
     def _judge(self, seconds: float, count: int) -> None:
         """Start workers if jobs that take `seconds` each leave enough work."""
         if self.executor is None and seconds * sum(len(jobs.left) for jobs in self.open) > WORTH:
-            context = multiprocessing.get_context("spawn")
-            self.workers = count - 1
-            self.executor = ProcessPoolExecutor(self.workers, context, initializer=_start, initargs=(self.execution,))
-            with process.apart_from_main():
+            self.workers, words = count - 1, (dict(os.environ), self.execution)
+            self.executor = ProcessPoolExecutor(self.workers, fork_server.context(), initializer=_start, initargs=words)
+            with fork_server.apart_from_main():
                 self.begun = [self.executor.submit(_nothing) for _ in range(self.workers)]
 
     def _hand_out(self) -> None:
@@ -235,9 +234,11 @@ def _nothing() -> None:
     """A first job, to tell that a worker is up."""
 
 
-def _start(execution: Execution) -> None:
+def _start(environ: dict[str, str], execution: Execution) -> None:
+    fork_server.settle(environ)
+    fork_server.end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=process.leave_with_parent, daemon=True).start()
+    fork_server.heed()
     from threadpoolctl import threadpool_limits
 
     worker.prepare(execution)

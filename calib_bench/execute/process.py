@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import queue
 import signal
-import sys
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing.process import BaseProcess
@@ -23,7 +18,7 @@ from pathlib import Path
 from calib_bench.core.settings import Execution
 from calib_bench.core.trial import Trial
 from calib_bench.errors import ResourceError
-from calib_bench.execute import worker
+from calib_bench.execute import fork_server, worker
 from calib_bench.planning.plan import Group
 from calib_bench.store import leases
 from calib_bench.store.store import Store
@@ -33,7 +28,6 @@ START_SECONDS = 300.0
 """Seconds that a worker may take to start, however short `stall` is."""
 STARTS = 3
 """How many workers in a row may die before they have started."""
-_main_lock = threading.Lock()
 _execution: Execution
 _queue: Queue[float]
 _owner: str
@@ -65,18 +59,17 @@ class WorkerProcess:
     def _start(self) -> None:
         # A worker that is stopped leaves its loaders' semaphores to the resource tracker, which frees them.
         os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
-        context = multiprocessing.get_context("spawn")
+        context = fork_server.context()
         self.updates: Queue[float] = context.Queue()  # of its own: who dies while sending leaves it locked
-        self.pool = ProcessPoolExecutor(
-            1, context, initializer=_begin, initargs=(self.execution, self.updates, leases.owner())
-        )
+        words = (dict(os.environ), self.execution, self.updates, leases.owner())
+        self.pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=words)
         self.processes: list[BaseProcess] = []
         self.ready = False
 
     def begin(self, job: Job, store: Store) -> None:
         """Let the worker run a job."""
         self.job, self.stalled, self.heard = job, False, time.monotonic()
-        with apart_from_main():
+        with fork_server.apart_from_main():
             self.future = self.pool.submit(_work, job.group, store.address)
         self.processes = list((self.pool._processes or {}).values())
 
@@ -191,43 +184,18 @@ def _ended(code: int | None) -> str:
         return f"was killed by signal {-code}"
 
 
-@contextmanager
-def apart_from_main() -> Iterator[None]:
-    """Keep processes that are spawned within the block from running the main script again.
-
-    Python would have each process import the script that the user started. Workers here need nothing of it, and a
-    script without `if __name__ == "__main__":` would start the whole job once more in each.
-    """
-    main = sys.modules["__main__"]
-    with _main_lock:
-        spec, script = getattr(main, "__spec__", None), vars(main).pop("__file__", None)
-        main.__spec__ = None
-        try:
-            yield
-        finally:
-            main.__spec__ = spec
-            if script is not None:
-                main.__file__ = script
-
-
 # in the worker
 
 
-def _begin(execution: Execution, updates: Queue[float], owner: str) -> None:
+def _begin(environ: dict[str, str], execution: Execution, updates: Queue[float], owner: str) -> None:
     global _execution, _queue, _owner
     _execution, _queue, _owner = execution, updates, owner
+    fork_server.settle(environ)
+    fork_server.end_with_parent()
     shutdown.leave_when_asked()
-    threading.Thread(target=leave_with_parent, daemon=True).start()
+    fork_server.heed()
     worker.prepare(execution)
     updates.put(0.0)
-
-
-def leave_with_parent() -> None:
-    """End this worker process when its parent has ended; run it in a thread."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _work(group: Group, path: Path) -> int:

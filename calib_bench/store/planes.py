@@ -46,24 +46,40 @@ def save(by_name: Mapping[str, Tensor]) -> bytes:
 
 
 def load(content: bytes) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by name, in its order, be they planes or not.
+    """The tensors of a safetensors file by name, be they planes or not.
 
     Raises:
         ValueError, KeyError, zlib.error, safetensors.SafetensorError: the file is not what `save` wrote.
     """
+    import torch
     from safetensors.torch import load as plain
 
-    length = int.from_bytes(content[:8], "little")
+    about = _about(content)
     stored = plain(content)
-    about = json.loads(json.loads(content[8 : 8 + length]).get("__metadata__", {}).get(PLANES, "{}"))
-    names = sorted(stored)  # safetensors gives them in an order that changes
-    return {name: _joined(stored[name].numpy(), about[name]) if name in about else stored[name] for name in names}
+    return {
+        name: torch.from_numpy(_joined(tensor.numpy(), about[name])) if name in about else tensor
+        for name, tensor in sorted(stored.items())  # safetensors gives them in an order that changes
+    }
 
 
-def _joined(planes: np.ndarray[Any, Any], about: Mapping[str, Any]) -> Tensor:
+def arrays(content: bytes) -> dict[str, np.ndarray[Any, Any]]:
+    """`load` as numpy arrays, of the types that numpy has, without torch."""
+    from safetensors.numpy import load as plain
+
+    about = _about(content)
+    stored = sorted(plain(content).items())
+    return {name: _joined(array, about[name]) if name in about else array for name, array in stored}
+
+
+def _about(content: bytes) -> dict[str, Any]:
+    """Shape and planes of each tensor that is stored as planes, by name."""
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(json.loads(content[8 : 8 + length]).get("__metadata__", {}).get(PLANES, "{}"))
+
+
+def _joined(planes: np.ndarray[Any, Any], about: Mapping[str, Any]) -> np.ndarray[Any, Any]:
     """Float32 numbers of the shape that they had."""
     import numpy as np
-    import torch
 
     count = math.prod(about["shape"])
     bytes_NW = np.empty((count, WIDTH), np.uint8)
@@ -71,7 +87,7 @@ def _joined(planes: np.ndarray[Any, Any], about: Mapping[str, Any]) -> Tensor:
     for w, (end, size) in enumerate(zip(ends, about["bytes"], strict=True)):
         plane = planes[end - size : end]
         bytes_NW[:, w] = plane if size == count else np.frombuffer(zlib.decompress(plane.tobytes()), np.uint8)
-    return torch.from_numpy(bytes_NW.view(np.float32).reshape(about["shape"]))
+    return bytes_NW.view(np.float32).reshape(about["shape"])
 
 
 def _smaller(plane: bytes) -> bytes:

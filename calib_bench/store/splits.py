@@ -7,15 +7,21 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from calib_bench.core.trial import FILE, HF, Trial, of_file
 from calib_bench.errors import DataError, StoreError
 from calib_bench.store import planes
 from calib_bench.system import files
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from calib_bench.core.splits import Splits
+
+UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, zlib.error)
+"""What reading a file of tensors raises where it is not what was written."""
 
 
 class StoredSplits:
@@ -86,9 +92,17 @@ class StoredSplits:
         Raises:
             StoreError: they are missing or damaged.
         """
-        folder = self.of(trial)
-        self.check(folder)
-        return tensors(folder / "labels.safetensors")
+        return tensors(self._labels(trial))
+
+    def label_arrays(self, trial: Trial) -> dict[str, np.ndarray]:
+        """`labels` as numpy arrays."""
+        path = self._labels(trial)
+        return numpy_arrays(path, path.read_bytes())
+
+    def _labels(self, trial: Trial) -> Path:
+        """The file of labels, if it is whole."""
+        self.check(self.of(trial))
+        return self.of(trial) / "labels.safetensors"
 
     def info(self, trial: Trial) -> dict[str, Any]:
         """Source, digest, class names, notes and sizes of a trial's splits."""
@@ -134,10 +148,25 @@ def tensors(path: Path | str, content: bytes | None = None) -> dict[str, Tensor]
     Raises:
         StoreError: it cannot be read.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path) if content is None else planes.load(content)
-    except (SafetensorError, OSError, ValueError, KeyError, zlib.error) as error:
-        raise StoreError(f"{path} cannot be read ({error}); run the study's command again") from None
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from None
+
+
+def numpy_arrays(path: Path | str, content: bytes) -> dict[str, np.ndarray]:
+    """Arrays by name of a safetensors file at a place, from its bytes; its types are those that numpy has.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    try:
+        return planes.arrays(content)
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path | str, error: Exception) -> StoreError:
+    return StoreError(f"{path} cannot be read ({error}); run the study's command again")

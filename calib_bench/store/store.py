@@ -39,12 +39,13 @@ from calib_bench.store.checkpoints import Checkpoints
 from calib_bench.store.contents import SCHEMA, content_of
 from calib_bench.store.failures import Failures
 from calib_bench.store.places import Folder, Place
-from calib_bench.store.splits import StoredSplits, tensors
+from calib_bench.store.splits import StoredSplits, numpy_arrays, tensors
 from calib_bench.store.trials import StoredTrials
 from calib_bench.system import environment, files, object_store
 from calib_bench.system.redaction import redact, redacted
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from torch import Tensor
 
@@ -289,6 +290,12 @@ class Store:
         large = kind == "weights" and isinstance(place, Folder)  # and need not be read at once
         return tensors(place.at(name), None if large else place.read(name))
 
+    def logit_arrays(self, trial: Trial) -> dict[str, np.ndarray]:
+        """`logits` as numpy arrays."""
+        self.has(trial)
+        place, name = self.trials.at(trial.key), "logits.safetensors"
+        return numpy_arrays(place.at(name), place.read(name)) if place.holds(name) else {}
+
     def history(self, trial: Trial) -> pd.DataFrame:
         """One row a measured epoch; a probe's columns come last."""
         import pandas as pd
@@ -327,6 +334,17 @@ class Store:
             StoreError: they are missing, damaged, or not those that the trial, if it is stored, was trained with.
         """
         labels = self.splits.labels(trial)
+        self._refuse_other_data(trial)
+        return labels
+
+    def label_arrays(self, trial: Trial) -> dict[str, np.ndarray]:
+        """`labels` as numpy arrays."""
+        labels = self.splits.label_arrays(trial)
+        self._refuse_other_data(trial)
+        return labels
+
+    def _refuse_other_data(self, trial: Trial) -> None:
+        """Raises StoreError where a stored trial was trained on other data than its labels are of."""
         if self.has(trial):
             of_trial, stored = self.record(trial).data, self.split_info(trial)
             if any(of_trial.get(name) != stored.get(name) for name in ("digest", "preparation") if name in of_trial):
@@ -334,7 +352,6 @@ class Store:
                     f"{self.folder(trial)} was trained on other data than {self.splits.of(trial)} holds labels of: "
                     f"results on different data do not mix; give another folder with out="
                 )
-        return labels
 
     def split_info(self, trial: Trial) -> dict[str, Any]:
         """Source, digest, class names, notes and sizes of a trial's splits."""

@@ -1,32 +1,36 @@
-"""The process that logs: reads a store while others write it, and says what it did, one JSON object a line.
+"""The process that logs: reads a store while others write it, and says what it did.
 
-    python -m calib_bench.tracking.logging_process RUN MODE RUNS WAIT [PLUGINS...]
-
-On its standard input the tracker tells it how far the job is: "trained" (nothing is left to train), "analysed" (the
-analysis is handed over, log the rest and leave), "stop" (leave). The end of the input is "stop".
+The tracker tells it how far the job is: "trained" (nothing is left to train), "analysed" (the analysis is handed over,
+log the rest and leave), "stop" (leave). The end of the connection is "stop".
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import queue
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from calib_bench import registry
+from calib_bench.core.settings import Logging
 from calib_bench.errors import StoreError
+from calib_bench.execute import fork_server
 from calib_bench.planning import plan as planning
 from calib_bench.store.store import Store
 from calib_bench.system import shutdown
-from calib_bench.tracking import analysis_export, content, scratch
+from calib_bench.tracking import analysis_export, content
 from calib_bench.tracking.client import Ledger, Session, agent, turn
 from calib_bench.tracking.runs import Logger
+from calib_bench.tracking.scratch import Scratch
 
 if TYPE_CHECKING:
     from calib_bench.core.trial import Trial
@@ -140,23 +144,48 @@ class Follower:
             return False
 
 
-def main(arguments: list[str]) -> int:
-    """Follow a store; the exit code is 0, or `FAILED` after a line that says why."""
-    folder, mode, runs, wait, *plugins = arguments
-    registry.use_plugins(tuple(map(Path, plugins)))  # those that the user gave, whatever the store names
-    out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no message
+def main(
+    environ: Mapping[str, str],
+    words: Connection,
+    messages: Connection,
+    folder: Path,
+    logging: Logging,
+    plugins: tuple[Path, ...],
+) -> None:
+    """Follow a store and end this process; where that fails, the last message says why."""
+    fork_server.settle(environ)
+    os.setsid()  # Ctrl-C is for the job, which then tells this process to leave
+    for number in shutdown.WARNINGS:
+        signal.signal(number, signal.SIG_IGN)
+    fork_server.heed()
+    os.nice(10)  # training goes first
+    torch.set_num_threads(1)
+    with open(folder / "wandb" / "follow.log", "ab") as log:
+        for stream in (1, 2):  # what libraries print is no message
+            os.dup2(log.fileno(), stream)
 
     def say(**fields: Any) -> None:
-        out.write(json.dumps(fields) + "\n")
+        with contextlib.suppress(OSError):  # nobody hears it: the job was killed
+            messages.send(fields)
 
-    os.nice(10)  # training goes first
-    for number in shutdown.WARNINGS:
-        signal.signal(number, signal.SIG_IGN)  # for the job, which then tells this process to leave
-    words: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=_hear, args=(words,), daemon=True).start()
+    shared = Scratch.share(Path(os.environ["TMPDIR"]))
+    code = _follow(folder, logging, plugins, words, say)
+    messages.close()
+    sys.stderr.flush()
+    time.sleep(0.05)
+    shared.remove()  # a job that was killed does not
+    os._exit(code)  # not by way of wandb's own farewell, which waits for a server that is gone
+
+
+def _follow(
+    folder: Path, logging: Logging, plugins: tuple[Path, ...], words: Connection, say: Callable[..., None]
+) -> int:
+    """Log until told to stop; the exit code is 0, or `FAILED` after a message that says why."""
+    stages: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_hear, args=(words, stages), daemon=True).start()
     try:
-        follower = Follower(Path(folder), mode, runs, float(wait), words, say)
+        registry.use_plugins(plugins)  # those that the user gave, whatever the store names
+        follower = Follower(folder, logging.wandb, logging.wandb_runs, logging.wandb_wait, stages, say)
         import wandb  # noqa: F401 - takes seconds, for which no server is to blame
 
         say(started=True)
@@ -169,15 +198,8 @@ def main(arguments: list[str]) -> int:
         return FAILED
 
 
-def _hear(words: queue.Queue[str]) -> None:
-    for line in sys.stdin:
-        words.put(line.strip())
-    words.put("stop")
-
-
-if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.stderr.flush()
-    time.sleep(0.05)
-    scratch.discard(Path(os.environ.get("TMPDIR", "")))  # a job that was killed does not
-    os._exit(code)  # not by way of wandb's own farewell, which waits for a server that is gone
+def _hear(words: Connection, stages: queue.Queue[str]) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            stages.put(words.recv())
+    stages.put("stop")

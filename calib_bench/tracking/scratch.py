@@ -2,7 +2,7 @@
 
 wandb makes a temporary folder for every table, picture and artifact and leaves most of them behind; so the process gets
 a temporary directory that is removed when it has ended. One that a killed job left is removed when the next one starts:
-whoever uses such a folder holds a lock on it.
+whoever uses such a folder shares a lock on it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PATIENCE = 3.0
 
 @dataclass(frozen=True)
 class Scratch:
-    """A temporary directory and the open lock on it, which processes that inherit it share."""
+    """A temporary directory, and the open lock on it, which the process that logs shares."""
 
     folder: Path
     lock: int
@@ -40,8 +40,13 @@ class Scratch:
             if _unused(old):
                 shutil.rmtree(old, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        return cls.share(folder)
+
+    @classmethod
+    def share(cls, folder: Path) -> Scratch:
+        """A folder that another process made, which stays until this one has given it up too."""
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_SH)
         return cls(folder, lock)
 
     def remove(self) -> None:

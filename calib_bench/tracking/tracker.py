@@ -4,15 +4,15 @@ it goes on. Whatever goes wrong is one warning, and the rest is logged offline."
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING
 
+from calib_bench.execute import fork_server
 from calib_bench.tracking import analysis_export
 from calib_bench.tracking.scratch import Scratch
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from calib_bench.core.study import Analysis
     from calib_bench.store.store import Store
 
+LOGGING_PROCESS = "calib_bench.tracking.logging_process"
+"""By name: this process has no use for what it imports."""
 BUSY = 120.0
 """Seconds that the process may be silent where no server is to blame: it starts on a busy machine, or works offline."""
 NO_KEY = "No API key"
@@ -44,7 +46,8 @@ class Tracker:
     def __init__(self, store: Store, settings: Settings, warn: Callable[[str], None]) -> None:
         self.store, self.settings, self.warn = store, settings, warn
         self.mode: str = settings.wandb
-        self.process: subprocess.Popen[str] | None = None
+        self.process: BaseProcess | None = None
+        self.words: Connection | None = None
         self.scratch: Scratch | None = None
         self.stage = ""
         self.count = 0
@@ -62,14 +65,8 @@ class Tracker:
         if self.process is None:
             return
         self._say("stop")
-        with contextlib.suppress(OSError):
-            if self.process.stdin:
-                self.process.stdin.close()
-        try:
-            self.process.wait(LEAVE)
-        except subprocess.TimeoutExpired:
-            self._kill()
-        self._clean()
+        self.process.join(LEAVE)
+        self._kill()
 
     def trained(self) -> None:
         """Nothing is left to train."""
@@ -102,18 +99,18 @@ class Tracker:
                 self._failed(f"no sign of progress for {wait:g} seconds")
         return self.count
 
-    def _hear(self, process: subprocess.Popen[str]) -> None:
+    def _hear(self, process: BaseProcess, messages: Connection) -> None:
         """Take what a process says until it ends."""
-        assert process.stdout is not None
         why = "the process that logs ended early"
-        for line in process.stdout:
-            message = json.loads(line)
-            self.heard = max(self.heard, time.monotonic() + message.get("seconds", 0))
-            self.started = True
-            self.count += bool(message.get("logged"))
-            why = message.get("failed", why)
-            if "done" in message:
-                self.over.set()
+        with messages, contextlib.suppress(EOFError, OSError):
+            while True:
+                message = messages.recv()
+                self.heard = max(self.heard, time.monotonic() + message.get("seconds", 0))
+                self.started = True
+                self.count += bool(message.get("logged"))
+                why = message.get("failed", why)
+                if "done" in message:
+                    self.over.set()
         with self.lock:
             if process is self.process and not self.over.is_set() and self.stage != "stop":
                 self._failed(why)
@@ -145,50 +142,43 @@ class Tracker:
 
     def _start(self) -> None:
         """Start the process, and tell it what the one before was told."""
-        command = [sys.executable, "-m", "calib_bench.tracking.logging_process"]
-        command += [str(self.store.path.absolute()), self.mode]
-        command += [self.settings.wandb_runs, str(self.settings.wandb_wait), *map(str, self.settings.plugins)]
-        folder = self.store.path / "wandb"
+        folder = self.store.path.absolute()
+        logging = self.settings.model_copy(update={"wandb": self.mode}).logging
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "wandb").mkdir(parents=True, exist_ok=True)
             self.scratch = Scratch.make()
-            variables = {"OMP_NUM_THREADS": "1", "WANDB_SILENT": "true", "TMPDIR": str(self.scratch.folder)}
-            variables["WANDB_DATA_DIR"] = str(self.scratch.folder / "data")
-            with open(folder / "follow.log", "a") as log:
-                self.process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    text=True,
-                    env={
-                        "WANDB_CACHE_DIR": str(self.scratch.folder / "cache"),
-                        **os.environ,
-                        **variables,
-                    },
-                    pass_fds=(self.scratch.lock,),
-                    start_new_session=True,  # Ctrl-C is for the job, which then tells this process to leave
-                )
+            context = fork_server.context()
+            words, self.words = context.Pipe(duplex=False)
+            messages, reports = context.Pipe(duplex=False)
+            environ = {
+                "WANDB_CACHE_DIR": str(self.scratch.folder / "cache"),
+                **os.environ,
+                "WANDB_SILENT": "true",
+                "WANDB_DATA_DIR": str(self.scratch.folder / "data"),
+                "TMPDIR": str(self.scratch.folder),
+            }
+            arguments = (LOGGING_PROCESS, environ, words, reports, folder, logging, self.settings.plugins)
+            self.process = context.Process(target=fork_server.call, args=arguments, daemon=True)
+            with words, reports, fork_server.apart_from_main():
+                self.process.start()
         except OSError as error:
             self._give_up(f"{type(error).__name__}: {error}")
             return
         self.heard, self.started = time.monotonic(), False
-        threading.Thread(target=self._hear, args=(self.process,), daemon=True).start()
+        threading.Thread(target=self._hear, args=(self.process, messages), daemon=True).start()
         if self.stage:
             self._say(self.stage)
 
     def _say(self, word: str) -> None:
         self.stage = word
-        if self.process is not None and self.process.stdin:
+        if self.process is not None and self.words is not None:
             with contextlib.suppress(OSError):  # it is gone: whoever waits for it hears so
-                self.process.stdin.write(word + "\n")
-                self.process.stdin.flush()
+                self.words.send(word)
 
     def _kill(self) -> None:
         if self.process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
-            self.process.wait()
+            self.process.kill()
+            self.process.join()
         self._clean()
 
     def _clean(self) -> None:

@@ -139,8 +139,8 @@ def test_a_warning_saves_however_often_it_comes(number: signal.Signals, workers:
     with (started if workers > 1 else forked.started)("run", *words) as run:
         assert _until(lambda: _epochs(tmp_path) >= workers, run)
         if workers > 1:
-            first = next(child for child in psutil.Process(run.pid).children() if "spawn_main" in str(child.cmdline()))
-            first.send_signal(number)
+            server = next(one for one in psutil.Process(run.pid).children() if "forkserver" in str(one.cmdline()))
+            server.children()[0].send_signal(number)
             time.sleep(0.01)
         os.killpg(run.pid, number)
         if number in shutdown.WARNINGS:

@@ -22,6 +22,7 @@ from wandb_reader import read, records, table
 from calib_bench import registry
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.study import Analysis
+from calib_bench.execute import fork_server
 from calib_bench.planning import tuning
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.search import shortened
@@ -341,6 +342,7 @@ def test_wandb_leaves_nothing_in_the_temporary_directory(tmp_path: Path, monkeyp
     temporary, home = tmp_path / "tmp", tmp_path / "home"
     temporary.mkdir()
     home.mkdir()
+    fork_server.start()  # whose socket is in the temporary directory of the first who needs it
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     monkeypatch.setenv("HOME", str(home))
     count, warnings = log(store, settings, analysis)
@@ -445,7 +447,7 @@ def test_a_job_that_stops_early_takes_its_logger_along(tmp_path: Path) -> None:
         job()
     process = tracker.process
     assert process is not None
-    assert process.poll() is not None
+    assert process.exitcode is not None
     assert warnings == []
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
+import torch
 
 from calib_bench.analysis.calibration_variance import own_fit, set_influence
 from calib_bench.analysis.contrast import kappa
@@ -136,8 +137,6 @@ def trials_note(frame: pd.DataFrame) -> str:
 
 def over_seeds(name: str, values: list[float]) -> Row:
     """Mean of a metric with a t interval over seeds, for this test set, within the metric's range."""
-    import torch
-
     if len(values) < 2:
         return {name: values[0] if values else None}
     return limits(name, score_interval(name, torch.tensor(values, dtype=torch.float64)[:, None], nested=True))
@@ -145,7 +144,5 @@ def over_seeds(name: str, values: list[float]) -> Row:
 
 def p_over_seeds(differences: Sequence[float]) -> float:
     """Two-sided p-value of a t test that the mean over seeds is 0; nan with fewer than two."""
-    import torch
-
     values_S1 = torch.tensor(differences, dtype=torch.float64)[:, None]
     return score_interval("", values_S1, nested=True).p if len(differences) > 1 else math.nan

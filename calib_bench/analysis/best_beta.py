@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,11 +30,7 @@ from calib_bench.inference import (
     resampled_means,
     within,
 )
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
+from calib_bench.inference.arrays import Array
 
 RESULTS = {"repaired log loss": ("temperature_scaling", "log_loss"), "error": ("raw", "correct")}
 """Results that the best beta minimizes: method and per-example score; of "correct" its complement."""

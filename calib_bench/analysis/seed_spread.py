@@ -11,9 +11,12 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from torch import Tensor
 
 from calib_bench.analysis.collapse import none_seen
 from calib_bench.analysis.findings import NO_RATIO, Finding, at_beta, changes, places
@@ -28,13 +31,7 @@ from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import Interval, choice_variance, rate, selected_gain, spread, spread_ratio, widened
-from calib_bench.planning.tuning import Arm, trial_at
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
+from calib_bench.planning.tuning import Arm, joined, trial_at
 
 RESULTS = {"accuracy": ("raw", "correct"), "repaired log loss": (REPAIRED, "log_loss")}
 """Results whose spread over seeds is looked at: method and per-example score of each."""
@@ -219,16 +216,10 @@ def _gains(members: Sequence[Seeds], reference: Seeds, nested: bool) -> list[Row
         **{key: reference.name.get(key) for key in ("model", "variant", "objective")},
         "seeds": len(reference.seeds),
         "nested": nested,
-        "tuning": _tuning(candidates),
+        "tuning": joined(arm.name["tuning"] for arm in candidates),
     }
     counts = {"betas": len(candidates), "left_out": ", ".join(f"{beta:.3g}" for beta in left_out) or None}
     return [_gain(candidates, reference, result, nested, base, counts) for result in GAINS]
-
-
-def _tuning(arms: Sequence[Seeds]) -> str:
-    """What is to be said of any of the arms' rates, or "tuned"."""
-    tunings = [str(arm.name["tuning"]) for arm in arms]
-    return ", ".join(dict.fromkeys(tuning for tuning in tunings if tuning != "tuned")) or "tuned"
 
 
 def _gain(

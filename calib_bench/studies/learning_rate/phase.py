@@ -28,12 +28,10 @@ from calib_bench.core.splits import Splits
 from calib_bench.core.trial import Trial
 from calib_bench.inference import Interval, Resampled, collapsed, percentile, resampled_means
 from calib_bench.inference import rate as share_interval
+from calib_bench.inference.arrays import Array
 from calib_bench.metrics import log_loss_n
 from calib_bench.planning import tuning
 from calib_bench.train.learning_rate import curvature
-
-Array = NDArray[np.float64]
-
 
 PROBE = "learning_rate/curvature"
 UNITS = ("lr", "lr_eff", "lr_rel")

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from calib_bench.analysis.format import ALPHA
 from calib_bench.analysis.measure import Measures
@@ -31,9 +30,8 @@ from calib_bench.analysis.table_notes import families
 from calib_bench.analysis.tables import TableSpec
 from calib_bench.core.settings import Grid
 from calib_bench.inference import holm, variance_shares
-
-Array = NDArray[np.float64]
-
+from calib_bench.inference.arrays import Array
+from calib_bench.planning.tuning import joined
 
 RAW, REPAIRED, MATCHED = "raw", "temperature_scaling", "equal_confidence"
 EQUALIZED = (
@@ -76,7 +74,7 @@ def moves(measures: Measures, name: Row) -> Moves:
     return {tuple(name[key] for key in ARM): chosen} if chosen else {}
 
 
-def layout(frame: pd.DataFrame, metric: str, method: str) -> tuple[NDArray[np.float64], list[float], list[str], int]:
+def layout(frame: pd.DataFrame, metric: str, method: str) -> tuple[Array, list[float], list[str], int]:
     """Values [A, B, S] of one family, its betas, objectives, and how many seeds had to be left out.
 
     A layout is whole: a beta is left out where some objective has no seed for it (or an objective, where that loses
@@ -131,7 +129,7 @@ def rows(scores: Iterable[Row], choices: Moves | None = None) -> list[Row]:
                 continue
             cells = [[(*name.values(), beta, objective) for objective in objectives] for beta in betas]
             shares = variance_shares(values, draws=DRAWS, choice=_choice(choices or {}, cells, (metric, method)))
-            row: Row = {**name, "tuning": _tuning(frame), "result": result}
+            row: Row = {**name, "tuning": joined(frame.get("tuning", ())), "result": result}
             row |= {"betas": len(betas), "objectives": len(objectives)}
             row |= {"seeds": values.shape[-1], "dropped": dropped}
             row |= fields("beta", shares.first) | {"beta_p": shares.p_first}
@@ -142,20 +140,13 @@ def rows(scores: Iterable[Row], choices: Moves | None = None) -> list[Row]:
     return out
 
 
-def _choice(
-    choices: Moves, cells: Sequence[Sequence[tuple[Any, ...]]], where: tuple[str, str]
-) -> NDArray[np.float64] | None:
+def _choice(choices: Moves, cells: Sequence[Sequence[tuple[Any, ...]]], where: tuple[str, str]) -> Array | None:
     """[A, B, V, D, T] of the cells of a layout; None where some cell has none, or another number of tuning seeds."""
     cell_moves = [[choices.get(cell, {}).get(where) for cell in line] for line in cells]
     shapes = {None if move is None else move.shape for line in cell_moves for move in line}
     if len(shapes) > 1 or None in shapes:
         return None
     return np.array(cell_moves, np.float64)
-
-
-def _tuning(frame: pd.DataFrame) -> str:
-    """What is to be said of the rates of any of the arms, or "tuned"."""
-    return ", ".join(text for text in dict.fromkeys(frame.get("tuning", ())) if text != "tuned") or "tuned"
 
 
 def tests(scores: Iterable[Row]) -> list[Row]:
@@ -177,7 +168,7 @@ def tests(scores: Iterable[Row]) -> list[Row]:
         for result, metric, method, label in checks:
             for objective in dict.fromkeys(frame["objective"]):
                 objective_rows = frame[frame["objective"] == objective]
-                row = {**name, "objective": objective, "tuning": _tuning(objective_rows)}
+                row = {**name, "objective": objective, "tuning": joined(objective_rows.get("tuning", ()))}
                 mine += _tested(objective_rows, metric, method, {**row, "result": result, "method": label})
         for p, adjusted in (("p", "holm"), ("p_without", "holm_without")):
             for row, value in zip(mine, holm([row[p] for row in mine]), strict=True):
@@ -210,7 +201,7 @@ def _tested(frame: pd.DataFrame, metric: str, method: str, row: Row) -> list[Row
     ]
 
 
-def least_p(values_ABS: NDArray[np.float64]) -> float:
+def least_p(values_ABS: Array) -> float:
     """The smallest p-value that permuting A levels within S seeds can give; 1 with one seed."""
     A, _, S = values_ABS.shape
     return max(math.factorial(min(A, 20)) ** -(S - 1), 1 / (1 + DRAWS)) if S > 1 else 1.0

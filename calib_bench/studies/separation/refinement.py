@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from calib_bench.analysis.calibration_variance import fitted_to, same_calibration
@@ -41,11 +40,9 @@ from calib_bench.core.settings import Grid
 from calib_bench.core.trial import Trial
 from calib_bench.errors import UserError
 from calib_bench.inference import Fitted, Interval, choice_variance, crossed_interval, jackknifed, widened, within
+from calib_bench.inference.arrays import Array
 from calib_bench.metrics.scores import scores_n
 from calib_bench.planning.tuning import Arm
-
-Array = NDArray[np.float64]
-
 
 TEMPERATURE = "temperature_scaling"
 FAMILIES = (TEMPERATURE, "vector_scaling", "structured_matrix_scaling", "isotonic")

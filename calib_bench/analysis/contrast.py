@@ -127,7 +127,6 @@ def difference_of(
 def _share(
     name: str, part_SN: Tensor, whole_SN: Tensor, nested: bool, fit: Fitted | None, moves: Sequence[Array | None]
 ) -> Row:
-
     total, conf, _ = moves
     choice = (conf, total) if conf is not None and total is not None else None
     estimate = share(part_SN, whole_SN, nested=nested, fit=fit, choice=choice)

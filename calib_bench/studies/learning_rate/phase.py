@@ -315,7 +315,6 @@ def _values(grid: Grid, store: Results, trials_SBR: list[list[list[Trial]]], sco
 
 
 def _example_scores(trial: Trial, z_NK: Tensor, y_N: Tensor, select: str) -> Array:
-
     if select == "error":
         return np.asarray((z_NK.argmax(-1) != y_N).double())
     return np.asarray(log_loss_n((trial.beta * z_NK.double()).log_softmax(-1), y_N))

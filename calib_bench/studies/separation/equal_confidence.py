@@ -209,7 +209,6 @@ def _slopes(Z_NK: Tensor, y_N: Tensor) -> dict[str, tuple[float, float]]:
 
 
 def _scores(Z_NK: Tensor, y_N: Tensor) -> dict[str, Tensor]:
-
     names = ("log_loss", "brier", "confidence")
     return dict(zip(names, scores_n(Z_NK, y_N, *names), strict=True))
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from calib_bench.analysis.findings import Sentences
 from calib_bench.analysis.format import ALPHA
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
@@ -158,7 +159,6 @@ def tests(scores: Iterable[Row]) -> list[Row]:
         `range` of the means over beta; `extreme`, the beta that departs most from the median, and without it
         `p_without`, `holm_without`; `betas`, `seeds`, `dropped`; `least_p`, the smallest p that so many seeds allow.
     """
-
     out = []
     for name, frame in _families(scores):
         mine: list[Row] = []
@@ -227,15 +227,27 @@ def _layout(frame: pd.DataFrame, _: Grid) -> dict[str, str]:
 SIZES = ("seeds", "betas", "objectives")
 
 
+class Says(Sentences):
+    """What is said of beta's share of the variance, and of its tests."""
+
+    SHARES = "{where}Of the variance over {factors}, beta's share is: {listed}.{few}"
+    NOT_ESTABLISHED = f" Not established: {FEW_CHOSE}."
+    TESTS = "{where}Whether beta matters at equal confidence (permutation tests within seeds, Holm over all). {parts}."
+    NO_TESTS = (
+        "{where}Whether beta matters at equal confidence (permutation tests within seeds, Holm over all): "
+        "inconclusive, with so few seeds no test can be significant."
+    )
+
+
 def words(frame: pd.DataFrame, grid: Grid) -> list[str]:
     """Sentences on beta's shares of the variance; `frame` is that of `rows`."""
     sentences = []
     for where, group in families(frame):
         listed = [f"{row['result']} {_share(row)}" for row in group.to_dict("records") if row["result"] in _SHOWN]
         factors = "beta, objective and seed" if int(group["objectives"].max()) > 1 else "beta and seed"
-        few = f" Not established: {FEW_CHOSE}." if group.get("tuning", group["result"]).map(_few).any() else ""
+        few = Says.NOT_ESTABLISHED if group.get("tuning", group["result"]).map(_few).any() else ""
         if listed:
-            sentences.append(f"{where}Of the variance over {factors}, beta's share is: {'; '.join(listed)}.{few}")
+            sentences.append(Says.SHARES.of(where=where, factors=factors, listed="; ".join(listed), few=few))
     return sentences
 
 
@@ -256,16 +268,15 @@ def tests_words(frame: pd.DataFrame, grid: Grid) -> list[str]:
     """Sentences on the objectives in which beta matters at equal confidence; `frame` is that of `tests`."""
     sentences = []
     for where, group in families(frame):
-        begin = f"{where}Whether beta matters at equal confidence (permutation tests within seeds, Holm over all)"
         if (group["least_p"] >= ALPHA / len(group)).all():
-            sentences.append(f"{begin}: inconclusive, with so few seeds no test can be significant.")
+            sentences.append(Says.NO_TESTS.of(where=where))
             continue
         parts = [
             f"{result} ({method}): {_verdicts(rows.to_dict('records'))}"
             for (result, method), rows in group.groupby(["result", "method"], sort=False)
             if result == "accuracy" or method in _MENTIONED
         ]
-        sentences.append(f"{begin}. {'. '.join(parts)}.")
+        sentences.append(Says.TESTS.of(where=where, parts=". ".join(parts)))
     return sentences
 
 

@@ -71,7 +71,6 @@ class Reader:
 
         Arms under every calibrator are cross-validated too, where a choice among families is asked for.
         """
-
         chosen = self.calibrators if everything else {name: self.calibrators[name] for name in REPAIR}
         self.begun[id(arm)] = measure.begun(self.store, arm, chosen)
         if everything and (arm.trial.objective == CROSS_ENTROPY or arm.trial.beta == self.grid.reference):

@@ -89,7 +89,6 @@ def begun(store: Results, arm: Arm, calibrators: Mapping[str, Calibrator]) -> It
     Raises:
         StoreError: a stored trial cannot be read.
     """
-
     done = [trial for _, trial in sorted(arm.trials.items()) if store.state(trial) == "done"]
     return on_trials(_risks, store, done, {name: calibrators[name] for name in FAMILIES if name in calibrators})
 
@@ -294,7 +293,6 @@ def _held_out_scores(
 
 def _add(without: dict[str, Any], calibrator: Calibrator, fit: Any, Z_MK: Tensor, y_M: Tensor) -> None:
     """Adds the mean test scores of one fit to those of the folds before it."""
-
     names = tuple(SCORES.values())
     logp = calibrator.apply(fit, Z_MK)
     for score, values in zip(names, scores_n(logp[None], y_M[None], *names), strict=True):

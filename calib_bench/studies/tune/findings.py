@@ -57,17 +57,27 @@ def sentences(grid: Grid, row: Mapping[str, Any], several: bool) -> list[str]:
         row: of `rows.gain_of`; one comparison, so that its p-values need no adjustment.
         several: begin with the name of the pair.
     """
-    betas = {"beta": f"beta={row['tuned_beta']:.3g}", "reference": f"beta={grid.reference:g}"}
-    about = {"where": f"{label(row)}: " if several else "", "budget": Options.of(grid).budget, **betas}
+    about = {"where": f"{label(row)}: " if several else "", "budget": Options.of(grid).budget, **_betas(grid, row)}
     if "log_loss_total" not in row:
         return [Says.NOT_FINISHED.of(**about)]
     gains = ", ".join(f"{name} by {cell(row, column)} {unit}".rstrip() for column, (name, unit) in RESULTS.items())
-    advice = _advice(row).of(**betas, why=revoked(row))
-    return [Says.GAIN.of(**about, gains=gains, seeds=row["seeds"]), Says.ADVICE.of(**about, advice=advice)]
+    return [
+        Says.GAIN.of(**about, gains=gains, seeds=row["seeds"]),
+        Says.ADVICE.of(**about, advice=_advice(grid, row)),
+    ]
 
 
-def _advice(row: Mapping[str, Any]) -> Says:
-    """Which beta to train at, as far as the intervals of the gain go."""
+def _betas(grid: Grid, row: Mapping[str, Any]) -> dict[str, str]:
+    return {"beta": f"beta={row['tuned_beta']:.3g}", "reference": f"beta={grid.reference:g}"}
+
+
+def _advice(grid: Grid, row: Mapping[str, Any]) -> str:
+    """Text on which beta to train at."""
+    return _advised(row).of(**_betas(grid, row), why=revoked(row))
+
+
+def _advised(row: Mapping[str, Any]) -> Says:
+    """Which advice the intervals of the gain allow."""
     if revoked(row):
         return Says.REVOKED
     total, dyn, accuracy = (_sign(row, column) for column in RESULTS)

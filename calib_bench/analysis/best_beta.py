@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ import pandas as pd
 from calib_bench.analysis import beta_rate_plane
 from calib_bench.analysis.calibration_variance import log_temperatures, own_fit, same_calibration
 from calib_bench.analysis.estimate import Estimate
-from calib_bench.analysis.findings import NO_RATIO, Finding
+from calib_bench.analysis.findings import NO_RATIO, Finding, Sentences
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift, with_choice
 from calib_bench.analysis.result_rows import TWO_KINDS, Row, cell
@@ -30,11 +30,7 @@ from calib_bench.inference import (
     resampled_means,
     within,
 )
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[np.float64]
+from calib_bench.inference.arrays import Array
 
 RESULTS = {"repaired log loss": ("temperature_scaling", "log_loss"), "error": ("raw", "correct")}
 """Results that the best beta minimizes: method and per-example score; of "correct" its complement."""
@@ -196,12 +192,29 @@ def words(best: pd.DataFrame, of: str = "") -> list[str]:
         first, *others = group.to_dict("records")
         where = f"{objective}: " if best["objective"].nunique() > 1 else of
         listed = ", ".join(f"{cell(row, 'best_beta')} ({named(row)}{edge(row)})" for row in (first, *others))
-        sentences.append(f"{where}The best beta by {result} is {listed}.")
+        sentences.append(Says.BEST.of(where=where, result=result, listed=listed))
         ratios = [ratio(row) for row in others if row.get("ratio") == row.get("ratio") is not None]
         if ratios:
-            times = "; ".join(f"{one.text} times for {one.where}{one.note}" for one in ratios)
-            sentences.append(f"{where}Relative to {named(first)}, the best beta by {result} is {times}.")
+            times = "; ".join(Says.TIMES.of(ratio=one.text, where=one.where, note=one.note) for one in ratios)
+            sentences.append(Says.RELATIVE.of(where=where, first=named(first), result=result, times=times))
     return sentences
+
+
+class Says(Sentences):
+    """What is said of best betas."""
+
+    BEST = "{where}The best beta by {result} is {listed}."
+    RELATIVE = "{where}Relative to {first}, the best beta by {result} is {times}."
+    TIMES = "{ratio} times for {where}{note}"
+    EDGE = ", at the edge of the grid"
+    HOW = (
+        "{seeds}, test split; 95% percentile intervals, {what}, rates chosen anew where they were chosen, temperatures "
+        "fitted anew{same}"
+    )
+    BOTH = "seeds and test examples resampled together"
+    SEEDS = "each seed with its own test examples, seeds resampled"
+    EXAMPLES = "test examples resampled, since there is one seed"
+    SAME = ", the same resamples for every architecture"
 
 
 def ratio(row: Mapping[Any, Any]) -> Finding:
@@ -211,7 +224,7 @@ def ratio(row: Mapping[Any, Any]) -> Finding:
 
 def edge(row: Mapping[Any, Any]) -> str:
     """Text after a best beta that lies at the edge of the grid; empty for one inside."""
-    return "" if row["inside"] else ", at the edge of the grid"
+    return "" if row["inside"] else Says.EDGE
 
 
 def named(row: Mapping[Any, Any]) -> str:
@@ -225,14 +238,10 @@ def how(best: pd.DataFrame) -> str:
     if not len(best):
         return ""
     seeds, examples = int(best["seeds"].max()), int(best["examples"].max())
-    both = "seeds and test examples resampled together"
-    what = "each seed with its own test examples, seeds resampled" if examples == 1 else both
-    if seeds == 1:
-        what = "test examples resampled, since there is one seed"
-    same = ", the same resamples for every architecture" if "ratio" in best else ""
-    n = f"{seeds} seed{'s' * (seeds > 1)}"
-    counted = f"rates chosen anew where they were chosen, temperatures fitted anew{same}"
-    return f"{n}, test split; 95% percentile intervals, {what}, {counted}"
+    what = Says.SEEDS if examples == 1 else Says.BOTH
+    what = Says.EXAMPLES if seeds == 1 else what
+    same = Says.SAME if "ratio" in best else ""
+    return Says.HOW.of(seeds=f"{seeds} seed{'s' * (seeds > 1)}", what=what, same=same)
 
 
 TABLE = TableSpec(

@@ -10,20 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from calib_bench import registry
 from calib_bench.core.fate import GUESS
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import Score, Scores, Trial
+from calib_bench.inference.arrays import Array
 from calib_bench.planning import tuning
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Array = NDArray[np.float64]
 
 FINE = 2**0.25
 """The frontier is known to within this factor."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.scores import REPAIRED
 from calib_bench.inference import Fitted
 from calib_bench.inference import fitted as fitted_temperatures
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def log_temperatures(measures: Measures) -> Tensor | None:

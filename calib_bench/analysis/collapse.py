@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
 from calib_bench import registry
 from calib_bench.analysis.measure import Measures
@@ -18,10 +19,6 @@ from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import collapsed, crossed_interval, rate
 from calib_bench.inference.collapse import SEEDS, TIMES
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
 
 NAMES = ("model", "variant", "beta", "objective", "intervention", "switch", "search")
 """Columns that name an arm in a frame of trials."""

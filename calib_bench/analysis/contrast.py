@@ -11,7 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from calib_bench.analysis.calibration_variance import fitted_to, same_calibration
 from calib_bench.analysis.estimate import Estimate
@@ -21,14 +23,8 @@ from calib_bench.analysis.result_rows import Row, doubtful, fields
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import Fitted, Interval, crossed_interval, share, within
+from calib_bench.inference.arrays import Array
 from calib_bench.inference.scores import with_doubt
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    Array = NDArray[np.float64]
 
 PARTS = ("total", "conf", "dyn")
 DIFFERENCES = ("accuracy", *(f"log_loss_{part}" for part in PARTS))
@@ -131,7 +127,6 @@ def difference_of(
 def _share(
     name: str, part_SN: Tensor, whole_SN: Tensor, nested: bool, fit: Fitted | None, moves: Sequence[Array | None]
 ) -> Row:
-
     total, conf, _ = moves
     choice = (conf, total) if conf is not None and total is not None else None
     estimate = share(part_SN, whole_SN, nested=nested, fit=fit, choice=choice)

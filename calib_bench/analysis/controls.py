@@ -10,6 +10,7 @@ import pandas as pd
 from calib_bench import registry
 from calib_bench.analysis import arms as each
 from calib_bench.analysis.contrast import DIFFERENCES, contrast
+from calib_bench.analysis.findings import Sentences
 from calib_bench.analysis.format import number
 from calib_bench.analysis.interventions import why_not
 from calib_bench.analysis.measure import Measures, measure_arm
@@ -58,7 +59,7 @@ def why_none(trial: Trial) -> str | None:
     if trial.epochs == 0:
         return ""
     if trial.pretrained and _brief(trial.epochs) == 0:
-        return "the reference trains published weights for 1 epoch, which leaves no shorter training: give epochs=2"
+        return Says.NONE_SHORTER
     return None
 
 
@@ -239,16 +240,33 @@ TABLE = TableSpec(
 """The controls, each with its expected result and whether it was observed."""
 
 
+class Says(Sentences):
+    """What is said of controls."""
+
+    NONE_SHORTER = "the reference trains published weights for 1 epoch, which leaves no shorter training: give epochs=2"
+    FAILED = "{failed} of {of} controls failed ({named}): see Controls."
+    PASSED = "All {of} controls passed{weakest}."
+    WEAKEST = ", but the effect of under-training on {names} may be 0"
+    LEFT_OUT = "Positive control ({model}): left out, since {why}."
+    NEGATIVE = (
+        "Negative control{where}: rescaling the reference's logits moves dynamics and accuracy by at most {most:.1g}, "
+        "{result}."
+    )
+    POSITIVE = (
+        "Positive control{where}: training the reference for {trained} moves repaired log loss by {loss} nats{unsure} "
+        "and accuracy by {accuracy}, {result}."
+    )
+    WRONG = "should be 0: do not trust the separation"
+    WEAK = "may be 0: the study has no power to detect a change of this size"
+
+
 def outcome(frame: pd.DataFrame) -> tuple[str, ...]:
     """One sentence on how many controls passed or failed; empty until two controls have run."""
     finished = _finished(frame)
     failed = [row["control"] for row in finished if row["passed"] is False]
     if failed:
-        named = "; ".join(dict.fromkeys(failed))
-        return (f"{len(failed)} of {len(finished)} controls failed ({named}): see Controls.",)
-    if len(finished) < 2:
-        return ()
-    return (f"All {len(finished)} controls passed{_weakest(finished)}.",)
+        return (Says.FAILED.of(failed=len(failed), of=len(finished), named="; ".join(dict.fromkeys(failed))),)
+    return (Says.PASSED.of(of=len(finished), weakest=_weakest(finished)),) if len(finished) > 1 else ()
 
 
 def _weakest(finished: Sequence[Row]) -> str:
@@ -256,7 +274,7 @@ def _weakest(finished: Sequence[Row]) -> str:
     names = {"log_loss_dyn": "repaired log loss", "accuracy": "accuracy"}
     rows = [row for row in finished if row["control"] == UNDERTRAINED and row["passed"]]
     weak = [name for column, name in names.items() if any(not excludes_zero(row, column) for row in rows)]
-    return f", but the effect of under-training on {' and on '.join(weak)} may be 0" if weak else ""
+    return Says.WEAKEST.of(names=" and on ".join(weak)) if weak else ""
 
 
 def _finished(frame: pd.DataFrame) -> list[Row]:
@@ -268,7 +286,7 @@ def _finished(frame: pd.DataFrame) -> list[Row]:
 def without(frame: pd.DataFrame) -> list[str]:
     """A sentence for each control that could not be made."""
     reasons = frame.dropna(subset="why") if "why" in frame else frame.iloc[:0]
-    sentences = (f"Positive control ({row['model']}): left out, since {row['why']}." for _, row in reasons.iterrows())
+    sentences = (Says.LEFT_OUT.of(model=row["model"], why=row["why"]) for row in reasons.to_dict("records"))
     return list(dict.fromkeys(sentences))
 
 
@@ -282,28 +300,16 @@ def told(frame: pd.DataFrame) -> list[str]:
         return words(frame)
     sentences = []
     if rows := by_control[RESCALED]:
-        worst = max(_worst(row, DYNAMICS) for row in rows)
-        sentences.append(f"{_negative_begin(f', {len(rows)} references', worst)}, {_all(rows, WRONG)}.")
+        sentences.append(_negative(rows, f", {len(rows)} references", _all(rows, Says.WRONG)))
     if rows := by_control[UNDERTRAINED]:
         loss, accuracy = (_span([row[column] for row in rows]) for column in ("log_loss_dyn", "accuracy"))
-        begin = _positive_begin(f", {len(rows)} references", _listed(rows, "trained"))
-        sentences.append(f"{begin} {loss} nats and accuracy by {accuracy}, {_all(rows, WEAK)}.")
+        about = {"where": f", {len(rows)} references", "trained": _listed(rows, "trained"), "unsure": ""}
+        sentences.append(Says.POSITIVE.of(**about, loss=loss, accuracy=accuracy, result=_all(rows, Says.WEAK)))
     return sentences + without(frame)
 
 
-WRONG = "should be 0: do not trust the separation"
-WEAK = "may be 0: the study has no power to detect a change of this size"
-"""What is amiss where a negative, or a positive, control fails."""
-
-
-def _negative_begin(where: str, most: float) -> str:
-    return (
-        f"Negative control{where}: rescaling the reference's logits moves dynamics and accuracy by at most {most:.1g}"
-    )
-
-
-def _positive_begin(where: str, trained: str) -> str:
-    return f"Positive control{where}: training the reference for {trained} moves repaired log loss by"
+def _negative(rows: Sequence[Row], where: str, result: str) -> str:
+    return Says.NEGATIVE.of(where=where, most=max(_worst(row, DYNAMICS) for row in rows), result=result)
 
 
 def _all(rows: Sequence[Row], otherwise: str) -> str:
@@ -322,7 +328,7 @@ def _span(values: Sequence[float]) -> str:
 
 def words(frame: pd.DataFrame) -> list[str]:
     """One sentence per control and model that says whether it behaved as expected."""
-    about = {RESCALED: _negative, UNDERTRAINED: _positive, IDENTITY: _identity}
+    about = {RESCALED: _rescaled, UNDERTRAINED: _positive, IDENTITY: _identity}
     return [about[row["control"]](row, _where(row)) for row in _finished(frame)] + without(frame)
 
 
@@ -330,18 +336,21 @@ def _where(row: Row) -> str:
     return f" ({row['model']}{', ' + row['variant'] if row.get('variant') else ''})"
 
 
-def _negative(row: Row, where: str) -> str:
-    result = "as expected" if row["passed"] else f"which {WRONG}"
-    return f"{_negative_begin(where, _worst(row, DYNAMICS))}, {result}."
+def _rescaled(row: Row, where: str) -> str:
+    return _negative([row], where, _result(row, Says.WRONG))
+
+
+def _result(row: Row, otherwise: str) -> str:
+    return "as expected" if row["passed"] else f"which {otherwise}"
 
 
 def _positive(row: Row, where: str) -> str:
-    loss, accuracy = (
-        f"{cell(row, column)}{unit}" + ("" if excludes_zero(row, column) else " (may be 0)")
-        for column, unit in (("log_loss_dyn", " nats"), ("accuracy", ""))
+    unsure_loss, unsure = (
+        "" if excludes_zero(row, column) else " (may be 0)" for column in ("log_loss_dyn", "accuracy")
     )
-    result = "as expected" if row["passed"] else f"which {WEAK}"
-    return f"{_positive_begin(where, row['trained'])} {loss} and accuracy by {accuracy}, {result}."
+    loss, accuracy = cell(row, "log_loss_dyn"), f"{cell(row, 'accuracy')}{unsure}"
+    about = {"where": where, "trained": row["trained"], "unsure": unsure_loss, "result": _result(row, Says.WEAK)}
+    return Says.POSITIVE.of(**about, loss=loss, accuracy=accuracy)
 
 
 IDENTITIES = {

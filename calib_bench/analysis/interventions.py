@@ -15,9 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from calib_bench.analysis.calibration_variance import fitted_to
 from calib_bench.analysis.collapse import two_kinds
@@ -44,11 +46,6 @@ from calib_bench.inference import Fitted, within
 from calib_bench.inference import two_by_two as contrasts
 from calib_bench.inference.scores import with_doubt
 from calib_bench.planning.tuning import More, together
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 
 SWITCH_TO, SWITCH_FROM = "switch to beta", "switch from beta"
 KINDS = (TRAINED, RATE, MAGNITUDE, SWITCH_TO, SWITCH_FROM)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from calib_bench.analysis import rate_choice
 from calib_bench.analysis.rate_choice import RedrawnChoice
@@ -24,10 +25,6 @@ from calib_bench.core.trial import Trial
 from calib_bench.inference import ece_null
 from calib_bench.metrics import measure, prediction_sets, reliability
 from calib_bench.planning.tuning import Arm
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 SPLIT = ("log_loss", "brier")
 """Scores that a temperature splits into what it repairs and what is left."""
@@ -86,6 +83,11 @@ class Measures:
     dead: tuple[int, ...] = ()
     sets: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     set_influences: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+
+    def light(self) -> Self:
+        """The same with only the scores before and after temperature scaling, to save memory."""
+        kept = {method: scores for method, scores in self.examples.items() if method in (RAW, REPAIRED)}
+        return replace(self, examples=kept)
 
     def places(self, seeds: Iterable[int]) -> list[int]:
         """Where seeds that finished stand among the rows of scores."""

@@ -15,6 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from calib_bench import registry
 from calib_bench.analysis.scores import REPAIRED
@@ -23,17 +25,13 @@ from calib_bench.core.baseline import Calibrator
 from calib_bench.core.results import Results
 from calib_bench.core.trial import Score, Trial
 from calib_bench.inference import Interval, choice_variance, redrawn_choice, redrawn_choice_apart, widened
+from calib_bench.inference.arrays import Array
 from calib_bench.metrics import log_loss_n
 from calib_bench.metrics.scores import scores_n
 from calib_bench.planning.tuning import FEWEST_SEEDS, Arm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    Array = NDArray[np.float64]
 
 SCORES = ("log_loss", "brier", "correct")
 LOG_KAPPA = "log_kappa"

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from calib_bench.inference import Fitted, Interval, aurc_interval, difference_interval, ece_interval
 from calib_bench.metrics.binned import BINS
 from calib_bench.metrics.conformal import KINDS
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import Tensor
 
 RAW, REPAIRED = "raw", "temperature_scaling"
 """Methods: the predictions as they are, and after the temperature that says what a temperature can repair."""

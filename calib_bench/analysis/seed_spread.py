@@ -11,12 +11,15 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from torch import Tensor
 
 from calib_bench.analysis.collapse import none_seen
-from calib_bench.analysis.findings import NO_RATIO, Finding, at_beta, changes, places
+from calib_bench.analysis.findings import NO_RATIO, Finding, Sentences, at_beta, changes, places
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import Row, adjusted, fields, percent
@@ -28,13 +31,7 @@ from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import Interval, choice_variance, rate, selected_gain, spread, spread_ratio, widened
-from calib_bench.planning.tuning import Arm, trial_at
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
+from calib_bench.planning.tuning import Arm, joined, trial_at
 
 RESULTS = {"accuracy": ("raw", "correct"), "repaired log loss": (REPAIRED, "log_loss")}
 """Results whose spread over seeds is looked at: method and per-example score of each."""
@@ -219,16 +216,10 @@ def _gains(members: Sequence[Seeds], reference: Seeds, nested: bool) -> list[Row
         **{key: reference.name.get(key) for key in ("model", "variant", "objective")},
         "seeds": len(reference.seeds),
         "nested": nested,
-        "tuning": _tuning(candidates),
+        "tuning": joined(arm.name["tuning"] for arm in candidates),
     }
     counts = {"betas": len(candidates), "left_out": ", ".join(f"{beta:.3g}" for beta in left_out) or None}
     return [_gain(candidates, reference, result, nested, base, counts) for result in GAINS]
-
-
-def _tuning(arms: Sequence[Seeds]) -> str:
-    """What is to be said of any of the arms' rates, or "tuned"."""
-    tunings = [str(arm.name["tuning"]) for arm in arms]
-    return ", ".join(dict.fromkeys(tuning for tuning in tunings if tuning != "tuned")) or "tuned"
 
 
 def _gain(
@@ -303,6 +294,34 @@ GAIN_TABLE = TableSpec(
 )
 
 
+class Says(Sentences):
+    """What is said of seeds, and of choosing beta."""
+
+    SPREAD = (
+        "{where}How {result} depends on the seed, its standard deviation compared with beta={reference:g}: {times}."
+    )
+    TIMES = "{ratio} times at {where}{note}"
+    PEAK_AT_MEAN = (
+        "{where}The single best seed, judged on the test split, is at beta={peak:.3g}, where the mean is highest too."
+    )
+    PEAK = (
+        "{where}The single best seed, judged on the test split, is at beta={peak:.3g}; the mean is highest at "
+        "beta={mean:.3g} (best seed {of_peak[peak]:.4f} and {of_mean[peak]:.4f}, mean {of_peak[mean]:.4f} and "
+        "{of_mean[mean]:.4f})."
+    )
+    DIVERGED = "{where}Trials diverged at {betas}; at the chosen rate, {listed}."
+    DIVERGED_ELSEWHERE = "{where}Trials diverged at {betas}, none of them counted at its chosen rate."
+    SHARE = "{share} of trials at {where} {objective}"
+    NO_GAIN = (
+        "Choosing beta{loss} on the selection split ({betas} betas, {seeds}; all together choose beta={chosen:.3g}) "
+        "always chooses the reference, beta={reference:.3g}: it gains nothing."
+    )
+    GAIN = (
+        "Choosing beta{loss} on the selection split ({betas} betas, {seeds}; all together choose beta={chosen:.3g}) "
+        "instead of beta={reference:.3g} changes, the choice counted, test {results}."
+    )
+
+
 def words(frame: pd.DataFrame, grid: Grid) -> list[str]:
     """Sentences on the betas at which results depend more on the seed, or training diverges."""
     sentences: list[str] = []
@@ -312,45 +331,37 @@ def words(frame: pd.DataFrame, grid: Grid) -> list[str]:
         for result, group in family.groupby("result", sort=False):
             rows = [row for row in over_beta(group, grid) if math.isfinite(row.get("spread_ratio_low", math.nan))]
             if rows:
-                sentences.append(f"{where}How {result} depends on the seed, {_spreads(rows, grid)}.")
-        sentences += [where + text for text in _peak(family)]
-        text = _diverged(family.drop_duplicates(["beta", "objective"]))
-        if text:
-            sentences.append(where + text)
+                about = {"where": where, "result": result, "reference": grid.reference}
+                sentences.append(Says.SPREAD.of(**about, times="; ".join(map(_times, rows))))
+        sentences += _peak(where, family)
+        sentences += _diverged(where, family.drop_duplicates(["beta", "objective"]))
     return sentences
 
 
-def _spreads(rows: Sequence[Row], grid: Grid) -> str:
-    findings = [Finding.of(row, "spread_ratio", expectation=NO_RATIO) for row in rows]
-    times = "; ".join(f"{one.text} times at {one.where}{one.note}" for one in findings)
-    return f"its standard deviation compared with beta={grid.reference:g}: {times}"
+def _times(row: Row) -> str:
+    ratio = Finding.of(row, "spread_ratio", expectation=NO_RATIO)
+    return Says.TIMES.of(ratio=ratio.text, where=ratio.where, note=ratio.note)
 
 
-def _peak(frame: pd.DataFrame) -> list[str]:
+def _peak(where: str, frame: pd.DataFrame) -> list[str]:
     """Whether the best single seed and the best mean are at different betas."""
     accuracy_rows = frame[(frame["objective"] == CROSS_ENTROPY) & (frame["result"] == "accuracy")]
     if len(accuracy_rows) < 2 or int(accuracy_rows["seeds"].max()) < 2:
         return []
     peak, mean = accuracy_rows.loc[accuracy_rows["peak"].idxmax()], accuracy_rows.loc[accuracy_rows["mean"].idxmax()]
-    text = f"The single best seed, judged on the test split, is at beta={peak['beta']:.3g}"
-    if peak["beta"] == mean["beta"]:
-        return [f"{text}, where the mean is highest too."]
-    values = f"best seed {peak['peak']:.4f} and {mean['peak']:.4f}, mean {peak['mean']:.4f} and {mean['mean']:.4f}"
-    return [f"{text}; the mean is highest at beta={mean['beta']:.3g} ({values})."]
+    sentence = Says.PEAK_AT_MEAN if peak["beta"] == mean["beta"] else Says.PEAK
+    return [sentence.of(where=where, peak=peak["beta"], mean=mean["beta"], of_peak=peak, of_mean=mean)]
 
 
-def _diverged(frame: pd.DataFrame) -> str:
+def _diverged(where: str, frame: pd.DataFrame) -> list[str]:
+    """At which betas trials diverged, and how many at the chosen rates."""
     rows = [row for row in frame.to_dict("records") if row.get("diverged", 0) > 0]
     chosen = [row for row in rows if row.get("diverged_chosen", 0) > 0]
-    if not rows:
-        return ""
-    text = f"Trials diverged at {places(at_beta({'beta': row['beta']}) for row in rows)}"
-    if not chosen:
-        return f"{text}, none of them counted at its chosen rate."
-    listed = ", ".join(
-        f"{percent(row, 'diverged_chosen')} of trials at {at_beta(row)} {row['objective']}" for row in chosen
-    )
-    return f"{text}; at the chosen rate, {listed}."
+    sentence = Says.DIVERGED if chosen else Says.DIVERGED_ELSEWHERE
+    shares = [(percent(row, "diverged_chosen"), at_beta(row), row["objective"]) for row in chosen]
+    listed = ", ".join(Says.SHARE.of(share=share, where=at, objective=objective) for share, at, objective in shares)
+    betas = places(at_beta({"beta": row["beta"]}) for row in rows)
+    return [sentence.of(where=where, betas=betas, listed=listed)] if rows else []
 
 
 def gain_words(frame: pd.DataFrame, grid: Grid) -> list[str]:
@@ -365,13 +376,11 @@ def gain_words(frame: pd.DataFrame, grid: Grid) -> list[str]:
 def _gain_words(objective: str, rows: Sequence[Mapping[Any, Any]], grid: Grid) -> str:
     """Sentence on the gain with one objective, whose rows are of the results of GAINS."""
     loss = "" if objective == CROSS_ENTROPY else f" with {objective}"
-    n = f"{rows[0]['betas']} betas, {rows[0]['seeds']} seed{'s' if rows[0]['seeds'] > 1 else ''}"
-    chosen, reference = f"beta={rows[0]['chosen']:.3g}", f"beta={grid.reference:.3g}"
-    begin = f"Choosing beta{loss} on the selection split ({n}; all together choose {chosen})"
-    if all(row["gain"] == 0 == row["gain_low"] == row["gain_high"] for row in rows):
-        return f"{begin} always chooses the reference, {reference}: it gains nothing."
+    seeds = f"{rows[0]['seeds']} seed{'s' if rows[0]['seeds'] > 1 else ''}"
+    nothing = all(row["gain"] == 0 == row["gain_low"] == row["gain_high"] for row in rows)
+    about = {"loss": loss, "betas": rows[0]["betas"], "seeds": seeds, "chosen": rows[0]["chosen"]}
     results = ", ".join(_gain_of_result(row) for row in rows)
-    return f"{begin} instead of {reference} changes, the choice counted, test {results}."
+    return (Says.NO_GAIN if nothing else Says.GAIN).of(**about, reference=grid.reference, results=results)
 
 
 def _gain_of_result(row: Mapping[Any, Any]) -> str:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from calib_bench.metrics.masks import offered, zeroed
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def log_kappa_n(Z_NK: Tensor, y_N: Tensor, kappa: float) -> Tensor:

@@ -8,9 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from calib_bench import registry
 from calib_bench.analysis import fitting
@@ -20,10 +21,6 @@ from calib_bench.core.results import Results
 from calib_bench.core.trial import Trial
 from calib_bench.errors import UserError
 from calib_bench.execute import analysis_pool
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 Result = TypeVar("Result")
 COPIES = 8

@@ -104,8 +104,6 @@ class Reader:
     def controls(self) -> pd.DataFrame:
         """The controls of every family, which `controls.plan` has trained, without limits that rest on one of several
         seeds; they are no arms of the study."""
-        import pandas as pd
-
         rows = [
             row
             for arms, variant in self.families
@@ -115,16 +113,12 @@ class Reader:
 
     def tables(self, control_rows: pd.DataFrame) -> dict[str, Table]:
         """The controls, the arms that collapsed, the rates that were tried, and the trials at the chosen ones."""
-        import pandas as pd
-
         frames = {"rates": pd.DataFrame(self.rates), "trials": pd.DataFrame(self.trials)}
         frames |= {"controls": control_rows, "collapse": pd.DataFrame(collapse.rows(frames["trials"], self.grid))}
         return make_tables(TABLES, frames, self.grid, trials=each.trials_note(frames["rates"]))
 
     def warnings(self, more: Sequence[str] = ()) -> tuple[str, ...]:
         """Warnings on the arms read so far, then `more`, each once."""
-        import pandas as pd
-
         grid = self.grid.model_copy(update={"interventions": "no"})
         frames = {"trials": pd.DataFrame(self.trials)}
         arm_warnings = warnings(grid, self.arms, (), frames, self.store.provenance())
@@ -149,8 +143,6 @@ class Reader:
             result: the study's own class of results.
             fields: of that class, beside those that every study has.
         """
-        import pandas as pd
-
         scores = pd.concat(self.measurements, ignore_index=True) if self.measurements else pd.DataFrame()
         control_rows = self.controls()
         collapses = collapse.words(collapse.rows(pd.DataFrame(self.trials), self.grid))

@@ -10,19 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from calib_bench.dynamics.curvature import twice_differentiable
 from calib_bench.dynamics.tangent_kernel import Tangent
 from calib_bench.models import unwrap
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 STEADY = 300
 """Steps of equal length at the start of a path; from then on each is longer than the one before."""

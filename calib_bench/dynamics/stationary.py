@@ -9,17 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from calib_bench.inference import Interval
 from calib_bench.inference.interval import no_interval, t_interval
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Array = NDArray[np.float64]
 
 FLAT, DRIFTS, UNDECIDED = "flat", "drifts", "undecided"
 WINDOW = 5.0

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import time
 from functools import lru_cache
-from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
 
 from calib_bench import models
 from calib_bench.core.splits import InputSpec
 from calib_bench.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
 
 TRAINING = 3.0
 """Forward and backward over forward: the backward pass has two products for each of the forward's."""
@@ -46,8 +43,6 @@ def flops_per_example(name: str, spec: InputSpec, classes: int) -> float:
         SettingsError: no such model, or it does not take such inputs.
         UserError: the model cannot process images of this shape.
     """
-    import torch
-
     from calib_bench.models.counting import Counter, Undrawn
 
     with torch.device("meta"), Undrawn():
@@ -88,8 +83,6 @@ def estimate_seconds(
 @lru_cache(maxsize=16)
 def matmul_speed(device: str, precision: str) -> float | None:
     """Operations per second of one large matrix product, measured once in about 0.2 s; None without the device."""
-    import torch
-
     if device == "cuda" and not torch.cuda.is_available():
         return None
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}[precision]
@@ -104,8 +97,6 @@ def matmul_speed(device: str, precision: str) -> float | None:
 
 def _timed(a: torch.Tensor) -> float:
     """Seconds of one product a @ a."""
-    import torch
-
     start = time.perf_counter()
     a @ a
     if a.is_cuda:
@@ -116,8 +107,6 @@ def _timed(a: torch.Tensor) -> float:
 def _token_flops(model: nn.Module, length: int) -> float:
     """Matrices act once per token, the head once; without any, embeddings are weighted and summed. Attention between
     tokens is left out."""
-    from torch import nn
-
     last = models.head(model)
     layers = [module for module in model.modules() if not isinstance(module, nn.Embedding) and module is not last]
     weights = sum(p.numel() for module in layers for p in module.parameters(recurse=False) if p.ndim == 2)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+import torch
+
 from calib_bench import models, registry
 from calib_bench.core.splits import InputSpec
 from calib_bench.core.trial import Trial
@@ -186,8 +188,6 @@ def model(name: str, task: Task) -> tuple[float, int]:
 
 @cache
 def _counted(name: str, kind: str, shape: tuple[int, ...], vocabulary: int, classes: int) -> tuple[float, int]:
-    import torch
-
     from calib_bench.models.counting import Undrawn
 
     spec = InputSpec(kind, shape, vocabulary)

@@ -90,8 +90,13 @@ TUNED = ("tuned", FEW_SEEDS)
 
 
 def together(arms: Iterable[Arm]) -> str:
-    """The column `tuning` of a row that rests on several arms: what is to be said of any of them, or "tuned"."""
-    return ", ".join(dict.fromkeys(arm.tuning for arm in arms if arm.tuning != "tuned")) or "tuned"
+    """The column `tuning` of a row that rests on several arms, see `joined`."""
+    return joined(arm.tuning for arm in arms)
+
+
+def joined(tunings: Iterable[str]) -> str:
+    """What is to be said of any of several rates, or "tuned"."""
+    return ", ".join(dict.fromkeys(tuning for tuning in tunings if tuning != "tuned")) or "tuned"
 
 
 CROSS_FITTED = (

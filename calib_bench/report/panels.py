@@ -72,3 +72,11 @@ def mark_zero(axis: Axes, betas: Sequence[float]) -> None:
     """The line where nothing changes, over an axis of these betas."""
     axis.axhline(0, **ZERO_LINE)
     set_beta_axis(axis, betas)
+
+
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **share: Any) -> tuple[Figure, Any]:
+    """A figure of so many inches, and its panels [rows, columns]."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots(rows, columns, squeeze=False, **share)

@@ -91,7 +91,6 @@ def _rest_body(model: nn.Module) -> None:
 
 def _exact_head(head: nn.Linear) -> None:
     """Let the head work in float32 under autocast: bfloat16 logits would tie, and carry two digits of the log loss."""
-
     plain = head.forward
 
     def forward(h: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,9 +14,6 @@ from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError
 from calib_bench.system.random import seed_of
 from calib_bench.train.fusion import OPTIMIZERS
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 def cross_entropy(Z: Tensor, y: Tensor) -> Tensor:
@@ -128,8 +125,6 @@ class TrialSchedule:
 
     def mixture(self, epoch: int, step: int, batch: int) -> tuple[float, np.ndarray]:
         """Share of its own that an example keeps, and the partner of each, int64 [B]: a function of the seed."""
-        import numpy as np
-
         assert self.mixer is not None, "asked only of a trial that mixes"
         draw, strength = self.mixer
         rng = np.random.default_rng(seed_of("mix", self.trial.seed, epoch, step))

@@ -96,7 +96,6 @@ def _make_one_stack(trials: Sequence[Trial], splits: Splits, objectives: Objecti
 
 def _fitting(trial: Trial, splits: Splits, micro_batch: int | None, **options: Any) -> TrialResult:
     """Train one trial, its batches in ever smaller parts while they do not fit, from the last checkpoint each time."""
-
     failed: Exception | None = None
     while True:
         try:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from calib_bench.core.study import Analysis
 from calib_bench.report.drawing import WIDTH, dodge_factor, draw_estimates, empty_figure, figure_legend
-from calib_bench.report.panels import ZERO_LINE, rows_of
+from calib_bench.report.panels import ZERO_LINE, new_figure, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,8 +34,6 @@ def switches(analysis: Analysis) -> Figure:
     """What differs from the reference all along, over the time of the switch: a row a metric, a column a beta. A curve
     is flat after the time from which a switch no longer matters.
     """
-    from matplotlib.figure import Figure
-
     frame = rows_of(analysis, "switches", "accuracy")
     if not len(frame):
         return empty_figure("no switched arm has finished yet")
@@ -43,8 +41,7 @@ def switches(analysis: Analysis) -> Figure:
     groups = list(frame.groupby([frame[key].fillna("") for key in keys], sort=False))
     across = min(len(groups), 4)
     down = -(-len(groups) // across)
-    figure = Figure(figsize=(WIDTH, 4.9 * down))
-    axes = figure.subplots(2 * down, across, squeeze=False, sharey="row")
+    figure, axes = new_figure(WIDTH, 4.9 * down, 2 * down, across, sharey="row")
     for axis in axes.flat:
         axis.set_visible(False)
     several = frame[["model", "variant", "objective"]].drop_duplicates().shape[0] > 1

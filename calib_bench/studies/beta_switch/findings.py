@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from calib_bench.analysis.findings import Finding, changes, overview, places
+from calib_bench.analysis.findings import Finding, Sentences, changes, overview, places
 from calib_bench.analysis.result_rows import is_significant
 from calib_bench.core.settings import Grid
 from calib_bench.studies.beta_switch.rows import ALL_ALONG, NEVER
@@ -15,6 +15,21 @@ from calib_bench.studies.beta_switch.switches import FROM, TO
 
 MOVES = {"accuracy": "accuracy", "log_loss_dyn": "repaired log loss"}
 """Results that only learning changes, and what sentences call them: no temperature after training does."""
+
+
+class Says(Sentences):
+    """What the study of switches says."""
+
+    NOTHING = "There is nothing to compare: no switched arm shares a finished seed with one that never switches."
+    ALL_ALONG = "{where}All along at beta={beta:.3g} instead of {reference:g}, {changes}."
+    NO_SEED = "{where}All along at beta={beta:.3g} instead of {reference:g}: no seed has finished at both."
+    SWITCHED = (
+        "{where}From beta={first} to {last}, by the share of updates before it. Beginning at {first}, against {last} "
+        "all along, {begun}. Switching to {last}, against never switching, {rest}."
+    )
+    MATTERED = "Training {part} the switch mattered in {number} of {of} (established){at}."
+    AT = ", with the switch at {shares}"
+    FROM = "{shares} from beta={first} to {last}"
 
 
 def verdict(frame: pd.DataFrame, grid: Grid) -> list[str]:
@@ -25,31 +40,29 @@ def verdict(frame: pd.DataFrame, grid: Grid) -> list[str]:
         grid: whose arms they are.
     """
     if not len(frame) or "accuracy" not in frame:
-        return ["There is nothing to compare: no switched arm shares a finished seed with one that never switches."]
-    sentences = []
+        return [Says.NOTHING]
+    sentences: list[str] = []
     keys = [frame[key].fillna("") for key in ("model", "variant", "objective")]
     several = frame.groupby(keys, sort=False).ngroups > 1
     for (*name, beta), beta_rows in frame.groupby([*keys, "beta"], sort=False):
         where = f"{' '.join(part for part in name if part)}: " if several else ""
         rows = beta_rows[beta_rows["accuracy"].notna()].to_dict("records")
-        sentences += [where + text for text in _beta_sentences(rows, float(beta), grid)]
+        sentences += _beta_sentences(where, rows, float(beta), grid)
     return sentences
 
 
-def _beta_sentences(rows: Sequence[Mapping[str, Any]], beta: float, grid: Grid) -> Iterator[str]:
+def _beta_sentences(where: str, rows: Sequence[Mapping[str, Any]], beta: float, grid: Grid) -> Iterator[str]:
     """On one beta of one model and objective: all along, then switches from it and to it."""
-    begin = f"All along at beta={beta:.3g} instead of {grid.reference:g}"
     all_along = _findings(rows, "reference")
-    yield f"{begin}, {changes(all_along)}." if all_along else f"{begin}: no seed has finished at both."
+    sentence = Says.ALL_ALONG if all_along else Says.NO_SEED
+    yield sentence.of(where=where, beta=beta, reference=grid.reference, changes=changes(all_along))
     for way in (FROM, TO):
         first, last = _ends(way, beta, grid)
         switched = [row for row in rows if row["way"] == way]
         begun, rest = _findings(switched, ALL_ALONG), _findings(switched, NEVER)
         if begun and rest:
-            yield (
-                f"From beta={first} to {last}, by the share of updates before it. Beginning at {first}, against "
-                f"{last} all along, {overview(begun)}. Switching to {last}, against never switching, {overview(rest)}."
-            )
+            parts = {"begun": overview(begun), "rest": overview(rest)}
+            yield Says.SWITCHED.of(where=where, first=first, last=last, **parts)
 
 
 def _ends(way: str, beta: float, grid: Grid) -> tuple[str, str]:
@@ -75,8 +88,8 @@ def summary(frame: pd.DataFrame, grid: Grid) -> list[str]:
     for against, part in ((ALL_ALONG, "before"), (NEVER, "after")):
         compared = [row for row in rows if row["against"] == against]
         sure = [row for row in compared if moved(row)]
-        where = f", with the switch at {'; '.join(_shares_by_switch(sure, grid))}" if sure else ""
-        sentences.append(f"Training {part} the switch mattered in {len(sure)} of {len(compared)} (established){where}.")
+        at = Says.AT.of(shares="; ".join(_shares_by_switch(sure, grid))) if sure else ""
+        sentences.append(Says.MATTERED.of(part=part, number=len(sure), of=len(compared), at=at))
     return sentences
 
 
@@ -88,7 +101,7 @@ def _shares_by_switch(rows: Sequence[Mapping[str, Any]], grid: Grid) -> list[str
     texts = []
     for (beta, way), shares in groups.items():
         first, last = _ends(way, beta, grid)
-        texts.append(f"{places(f'{share:.3g}' for share in shares)} from beta={first} to {last}")
+        texts.append(Says.FROM.of(shares=places(f"{share:.3g}" for share in shares), first=first, last=last))
     return texts
 
 

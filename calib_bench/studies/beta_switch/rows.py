@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from calib_bench.analysis.calibration_variance import fitted_to
 from calib_bench.analysis.collapse import two_kinds
@@ -58,10 +57,10 @@ def _objective_rows(
 ) -> list[Row]:
     """Rows of one objective: `at_beta` are the arms that never switch, the reference's among them."""
     reference_beta = reader.grid.reference
-    reference = _light(_read(reader, at_beta[reference_beta], name))
+    reference = _read(reader, at_beta[reference_beta], name).light()
     rows: list[Row] = []
     for beta in sorted(set(at_beta) - {reference_beta}):
-        trained = _light(_read(reader, at_beta[beta], name))
+        trained = _read(reader, at_beta[beta], name).light()
         rows.append(_unswitched_row(trained, reference, {**name, "beta": beta}, reader.nested))
         for arm, switch in switched:
             if switch.beta == beta:
@@ -92,13 +91,6 @@ def _switch_rows(
 
 def _read(reader: Reader, arm: Arm, name: Row) -> Measures:
     return reader.measure(arm, {**name, "beta": arm.trial.beta, "tuning": arm.tuning})
-
-
-def _light(measures: Measures) -> Measures:
-    """An arm's measures with only the scores that differences need, to save memory."""
-    return replace(
-        measures, examples={m: measures.examples[m] for m in ("raw", "temperature_scaling") if measures.seeds}
-    )
 
 
 def _difference(arm: Measures, other: Measures, nested: bool) -> Row:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 
 GUIDE: dict[str, Any] = {"color": "0.55", "linewidth": 0.9}
+NO_PATH = "no path has been measured yet"
+NO_COMMON_PATH = "no path from common logits has been measured yet"
+NO_CURVATURE = "no curvature has been measured yet"
+NO_RATE = "no rate has been tried yet"
 FATES = {"steady": ("C0", "."), "catapult": ("C4", "^"), "lost": ("C1", "x")}
 
 
@@ -26,7 +30,7 @@ def timescales(analysis: Analysis) -> Figure:
     """
     frame = EarlyLearningResult.of(analysis).times
     if not len(frame):
-        return empty_figure("no path has been measured yet")
+        return empty_figure(NO_PATH)
     figure, axes = family_grid(frame, 2, 3.3)
     ratios = (("tenth", "by ||Z0||/10", "C0", "o", 0.15), ("whole", "by ||Z0||", "C1", "s", 0.10))
     times = (
@@ -63,7 +67,7 @@ def collapse(analysis: Analysis) -> Figure:
     """
     frame = EarlyLearningResult.of(analysis).common
     if not len(frame):
-        return empty_figure("no path from common logits has been measured yet")
+        return empty_figure(NO_COMMON_PATH)
     starts = list(dict.fromkeys(frame["start"]))
     figure, axes = family_grid(frame, 3, 3.3)
     colors = shades(frame["beta"])
@@ -111,7 +115,7 @@ def curvature(analysis: Analysis) -> Figure:
     """
     frame = EarlyLearningResult.of(analysis).curves
     if not len(frame):
-        return empty_figure("no curvature has been measured yet")
+        return empty_figure(NO_CURVATURE)
     figure, axes = family_grid(frame, 3, 3.3)
     looks = (("zero", "C0", "o"), ("ordinary", "C1", "s"))
     for (name, rows), line in zip(by_family(frame), axes, strict=False):
@@ -144,7 +148,7 @@ def frontier(analysis: Analysis) -> Figure:
     result = EarlyLearningResult.of(analysis)
     runs, edges = result.runs, result.edges
     if not len(runs):
-        return empty_figure("no rate has been tried yet")
+        return empty_figure(NO_RATE)
     figure, axes = family_grid(runs, 2, 3.6)
     for (name, rows), (_, limits), line in zip(by_family(runs), by_family(edges), axes, strict=False):
         for axis, column, units in zip(line, ("rate", "relative"), ("critical_rate", None), strict=True):

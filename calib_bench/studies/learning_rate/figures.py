@@ -17,6 +17,7 @@ from calib_bench.report.drawing import (
     plain,
     set_beta_axis,
 )
+from calib_bench.report.panels import new_figure
 from calib_bench.report.plane_drawing import colorbar, path, plane, power_lines, scale
 from calib_bench.studies.learning_rate.phase import CRITICAL, FRONTIER, LIMIT, RIDGE, UNITS, Phase, column
 from calib_bench.studies.learning_rate.result import LearningRateResult
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+NO_PLANE = "no plane is complete yet"
 LABELS = {
     "lr": "learning rate eta",
     "lr_eff": "effective rate beta^2 eta",
@@ -43,16 +45,13 @@ def phase_plane(analysis: Analysis) -> Figure:
     """The selection score over beta and rate in three units, with the ridge, the frontier and the critical rate: a
     level ridge is a unit in which one rate serves every beta.
     """
-    from matplotlib.figure import Figure
-
     phases = LearningRateResult.of(analysis).phases
     if not phases:
-        return empty_figure("no plane is complete yet")
+        return empty_figure(NO_PLANE)
     frames = [pd.DataFrame(one.cells()) for one in phases]
     cap = LearningRateResult.of(analysis).cap
     norm = scale(pd.concat(frames)["score"], cap)
-    figure = Figure(figsize=(WIDTH, 3.5 * len(phases)))
-    axes = figure.subplots(len(phases), len(UNITS), squeeze=False)
+    figure, axes = new_figure(WIDTH, 3.5 * len(phases), len(phases), len(UNITS))
     for one, frame, line in zip(phases, frames, axes, strict=True):
         for axis, unit in zip(line, UNITS, strict=True):
             if not frame[unit].notna().any():
@@ -80,13 +79,10 @@ def ridge(analysis: Analysis) -> Figure:
     """The best rate, the frontier and the critical rate over beta, with intervals, beside lines of powers -1 and -2:
     the line that a curve runs along is its law.
     """
-    from matplotlib.figure import Figure
-
     phases = LearningRateResult.of(analysis).phases
     if not phases:
-        return empty_figure("no plane is complete yet")
-    figure = Figure(figsize=(WIDTH, 3.2 * len(phases)))
-    axes = figure.subplots(len(phases), len(UNITS), squeeze=False)
+        return empty_figure(NO_PLANE)
+    figure, axes = new_figure(WIDTH, 3.2 * len(phases), len(phases), len(UNITS))
     for one, line in zip(phases, axes, strict=True):
         rows = pd.DataFrame(one.rows())
         for axis, unit in zip(line, UNITS, strict=True):

@@ -28,12 +28,10 @@ from calib_bench.core.splits import Splits
 from calib_bench.core.trial import Trial
 from calib_bench.inference import Interval, Resampled, collapsed, percentile, resampled_means
 from calib_bench.inference import rate as share_interval
+from calib_bench.inference.arrays import Array
 from calib_bench.metrics import log_loss_n
 from calib_bench.planning import tuning
 from calib_bench.train.learning_rate import curvature
-
-Array = NDArray[np.float64]
-
 
 PROBE = "learning_rate/curvature"
 UNITS = ("lr", "lr_eff", "lr_rel")
@@ -317,7 +315,6 @@ def _values(grid: Grid, store: Results, trials_SBR: list[list[list[Trial]]], sco
 
 
 def _example_scores(trial: Trial, z_NK: Tensor, y_N: Tensor, select: str) -> Array:
-
     if select == "error":
         return np.asarray((z_NK.argmax(-1) != y_N).double())
     return np.asarray(log_loss_n((trial.beta * z_NK.double()).log_softmax(-1), y_N))

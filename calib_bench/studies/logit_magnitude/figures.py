@@ -21,7 +21,7 @@ from calib_bench.report.drawing import (
     plain,
     shades,
 )
-from calib_bench.report.panels import ZERO_LINE, draw_columns, draw_families, mark_zero, rows_of
+from calib_bench.report.panels import ZERO_LINE, draw_columns, draw_families, mark_zero, new_figure, rows_of
 from calib_bench.studies.logit_magnitude.plane import BETA, METRICS, ZERO
 
 if TYPE_CHECKING:
@@ -131,10 +131,8 @@ def shares_of_variance(analysis: Analysis) -> Figure:
         return empty_figure(NO_DESIGN)
     several = frame["model"].nunique() > 1 or frame["objective"].nunique() > 1 or frame["variant"].nunique() > 0
     lines = list(dict.fromkeys(_line_name(row, several) for row in frame.to_dict("records")))
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.0, 1.3 + 0.42 * len(lines)))
-    axes = figure.subplots(1, len(METRICS), sharey=True, squeeze=False)[0]
+    figure, (axes,) = new_figure(10.0, 1.3 + 0.42 * len(lines), 1, len(METRICS), sharey=True)
     looks = (("other_share", "C0", "o", -0.14), ("magnitude_share", "C1", "s", 0.14))
     for axis, metric in zip(axes, METRICS, strict=True):
         for row in frame[frame["metric"] == metric.replace("_", " ")].to_dict("records"):

@@ -21,7 +21,7 @@ from calib_bench.report.drawing import (
     set_beta_axis,
     shades,
 )
-from calib_bench.report.panels import ZERO_LINE, rows_of
+from calib_bench.report.panels import ZERO_LINE, new_figure, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 
 RAW, REPAIRED = "raw", "temperature_scaling"
+NO_TRIAL = "No trial at a chosen rate has finished."
+NO_PAIRS = "no arm shares a finished seed with the reference yet"
+NO_CROSS_ENTROPY = "no trial with cross-entropy has finished yet"
+NO_RATES = "no rate has been tried yet"
 LEAST = 0.01
 PARTS = (
     ("log_loss_total", "total", "k", "o"),
@@ -47,7 +51,7 @@ def over_beta(analysis: Analysis) -> Figure:
     """
     frame = analysis.tables["baselines"].frame
     if "method" not in frame:
-        return empty_figure("No trial at a chosen rate has finished.")
+        return empty_figure(NO_TRIAL)
     panels = (("accuracy", "accuracy"), ("log_loss", "log loss (nats)"), ("ece", "ECE"), ("kappa", "kappa = beta T*"))
     figure, axes = family_grid(frame, len(panels), 2.9)
     for (name, rows), line in zip(by_family(frame), axes, strict=False):
@@ -88,7 +92,7 @@ def separation(analysis: Analysis) -> Figure:
     """
     frame = rows_of(analysis, "separation", "log_loss_total")
     if not len(frame):
-        return empty_figure("no arm shares a finished seed with the reference yet")
+        return empty_figure(NO_PAIRS)
     objectives = list(dict.fromkeys(frame["objective"]))
     figure, axes = family_grid(frame, len(objectives), 3.1, sharey="row")
     reference = analysis.result.reference
@@ -127,15 +131,12 @@ def reliability(analysis: Analysis) -> Figure:
     frame = DataFrame(analysis.result.reliability)
     frame = frame[frame.objective == CROSS_ENTROPY] if len(frame) else frame
     if not len(frame):
-        return empty_figure("no trial with cross-entropy has finished yet")
+        return empty_figure(NO_CROSS_ENTROPY)
     betas = sorted(set(frame.beta))
     across = max(min(len(betas), 4), 2)
     panels = [(name, rows, beta) for name, rows in by_family(frame) for beta in sorted(set(rows.beta))]
-    from matplotlib.figure import Figure
-
     down = -(-len(panels) // across)
-    figure = Figure(figsize=(0.6 + 2.35 * across, 0.5 + 2.45 * down))
-    axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    figure, axes = new_figure(0.6 + 2.35 * across, 0.5 + 2.45 * down, down, across, sharex=True, sharey=True)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     several = frame.model.nunique() > 1
@@ -153,11 +154,9 @@ def reliability(analysis: Analysis) -> Figure:
 
 def reliability_row(bins: pd.DataFrame) -> Figure:
     """Confidence against accuracy of one beta, a panel an objective, as in `reliability`."""
-    from matplotlib.figure import Figure
-
     objectives = list(dict.fromkeys(bins["objective"]))
-    figure = Figure(figsize=(0.6 + 2.35 * max(len(objectives), 2), 2.95))
-    axes = figure.subplots(1, max(len(objectives), 2), sharey=True)
+    across = max(len(objectives), 2)
+    figure, (axes,) = new_figure(0.6 + 2.35 * across, 2.95, 1, across, sharey=True)
     for axis in axes[len(objectives) :]:
         axis.set_visible(False)
     for axis, objective in zip(axes, objectives, strict=False):
@@ -190,7 +189,7 @@ def learning_rates(analysis: Analysis) -> Figure:
     """
     frame = rows_of(analysis, "rates", "score")
     if not len(frame):
-        return empty_figure("no rate has been tried yet")
+        return empty_figure(NO_RATES)
     objectives = list(dict.fromkeys(frame["objective"]))
     figure, axes = family_grid(frame, len(objectives), 3.1, sharey="row")
     colors = shades(frame["beta"])

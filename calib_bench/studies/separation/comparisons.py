@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from calib_bench import registry
 from calib_bench.analysis.calibration_variance import same_calibration
@@ -27,10 +26,8 @@ from calib_bench.analysis.result_rows import Row, fields
 from calib_bench.analysis.scores import REPAIRED
 from calib_bench.core.results import Results
 from calib_bench.core.trial import CROSS_ENTROPY, Trial
+from calib_bench.inference.arrays import Array
 from calib_bench.studies.separation.snapshots import AtLoss, common_level
-
-Array = NDArray[np.float64]
-
 
 EQUAL_EPOCHS, EQUAL_LOSS, BEST_EPOCH = COMPARISONS = ("equal_epochs", "equal_loss", "best_epoch")
 HISTORY = {"raw": "selection_log_loss", "repaired": "selection_repaired_log_loss"}

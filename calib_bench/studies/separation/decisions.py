@@ -34,11 +34,12 @@ from calib_bench.report.drawing import (
     figure_legend,
     set_beta_axis,
 )
-from calib_bench.report.panels import ZERO_LINE, rows_of
+from calib_bench.report.panels import ZERO_LINE, new_figure, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
 
 TOLD = {
     "auroc": "AUROC of confidence",
@@ -161,14 +162,11 @@ def as_counted(finding: Finding, row: Mapping[Any, Any]) -> Finding:
 def figure(analysis: Analysis) -> Figure | None:
     """Change of what confidence is worth to a decision over beta, before and after temperature scaling, with 95%
     intervals; a colour an objective. More is better for AUROC and coverage, less for the other four."""
-    from matplotlib.figure import Figure
-
     frame = rows_of(analysis, "decisions")
     if not len(frame):
         return None
     families = list(by_family(frame))
-    figure = Figure(figsize=(WIDTH, 5.2 * len(families)))
-    axes = figure.subplots(len(PANELS) // ACROSS * len(families), ACROSS, squeeze=False)
+    figure, axes = new_figure(WIDTH, 5.2 * len(families), len(PANELS) // ACROSS * len(families), ACROSS)
     colors = {name: f"C{i}" for i, name in enumerate(dict.fromkeys((CROSS_ENTROPY, *frame["objective"])))}
     for (name, rows), panels in zip(families, axes.reshape(len(families), -1), strict=True):
         for axis, (column, label) in zip(panels, PANELS.items(), strict=True):

@@ -22,7 +22,6 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from calib_bench import registry
@@ -47,11 +46,9 @@ from calib_bench.inference import (
     widened,
     within,
 )
+from calib_bench.inference.arrays import Array
 from calib_bench.metrics import ece
 from calib_bench.metrics.scores import scores_n
-
-Array = NDArray[np.float64]
-
 
 SINGLE, SINGLE_REPAIRED = "single seeds", "single seeds, temperature scaled"
 POOLED, REPAIRED_POOLED = "pooled", "temperature scaled, then pooled"

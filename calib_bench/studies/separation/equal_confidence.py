@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from calib_bench.analysis.calibration_variance import same_calibration
@@ -38,11 +37,9 @@ from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import Trial
 from calib_bench.inference import Fitted, Interval, crossed_interval, ece_interval, fitted, share
+from calib_bench.inference.arrays import Array
 from calib_bench.inference.scores import with_doubt
 from calib_bench.metrics.scores import scores_n
-
-Array = NDArray[np.float64]
-
 
 METRICS = {"log loss": "log_loss", "Brier": "brier", "accuracy": "correct", "mean confidence": "confidence"}
 """Metrics that are means over examples, and the per-example score each is the mean of."""
@@ -212,7 +209,6 @@ def _slopes(Z_NK: Tensor, y_N: Tensor) -> dict[str, tuple[float, float]]:
 
 
 def _scores(Z_NK: Tensor, y_N: Tensor) -> dict[str, Tensor]:
-
     names = ("log_loss", "brier", "confidence")
     return dict(zip(names, scores_n(Z_NK, y_N, *names), strict=True))
 

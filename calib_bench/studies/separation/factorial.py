@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from calib_bench.analysis.findings import Sentences
 from calib_bench.analysis.format import ALPHA
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
@@ -31,9 +31,8 @@ from calib_bench.analysis.table_notes import families
 from calib_bench.analysis.tables import TableSpec
 from calib_bench.core.settings import Grid
 from calib_bench.inference import holm, variance_shares
-
-Array = NDArray[np.float64]
-
+from calib_bench.inference.arrays import Array
+from calib_bench.planning.tuning import joined
 
 RAW, REPAIRED, MATCHED = "raw", "temperature_scaling", "equal_confidence"
 EQUALIZED = (
@@ -76,7 +75,7 @@ def moves(measures: Measures, name: Row) -> Moves:
     return {tuple(name[key] for key in ARM): chosen} if chosen else {}
 
 
-def layout(frame: pd.DataFrame, metric: str, method: str) -> tuple[NDArray[np.float64], list[float], list[str], int]:
+def layout(frame: pd.DataFrame, metric: str, method: str) -> tuple[Array, list[float], list[str], int]:
     """Values [A, B, S] of one family, its betas, objectives, and how many seeds had to be left out.
 
     A layout is whole: a beta is left out where some objective has no seed for it (or an objective, where that loses
@@ -131,7 +130,7 @@ def rows(scores: Iterable[Row], choices: Moves | None = None) -> list[Row]:
                 continue
             cells = [[(*name.values(), beta, objective) for objective in objectives] for beta in betas]
             shares = variance_shares(values, draws=DRAWS, choice=_choice(choices or {}, cells, (metric, method)))
-            row: Row = {**name, "tuning": _tuning(frame), "result": result}
+            row: Row = {**name, "tuning": joined(frame.get("tuning", ())), "result": result}
             row |= {"betas": len(betas), "objectives": len(objectives)}
             row |= {"seeds": values.shape[-1], "dropped": dropped}
             row |= fields("beta", shares.first) | {"beta_p": shares.p_first}
@@ -142,20 +141,13 @@ def rows(scores: Iterable[Row], choices: Moves | None = None) -> list[Row]:
     return out
 
 
-def _choice(
-    choices: Moves, cells: Sequence[Sequence[tuple[Any, ...]]], where: tuple[str, str]
-) -> NDArray[np.float64] | None:
+def _choice(choices: Moves, cells: Sequence[Sequence[tuple[Any, ...]]], where: tuple[str, str]) -> Array | None:
     """[A, B, V, D, T] of the cells of a layout; None where some cell has none, or another number of tuning seeds."""
     cell_moves = [[choices.get(cell, {}).get(where) for cell in line] for line in cells]
     shapes = {None if move is None else move.shape for line in cell_moves for move in line}
     if len(shapes) > 1 or None in shapes:
         return None
     return np.array(cell_moves, np.float64)
-
-
-def _tuning(frame: pd.DataFrame) -> str:
-    """What is to be said of the rates of any of the arms, or "tuned"."""
-    return ", ".join(text for text in dict.fromkeys(frame.get("tuning", ())) if text != "tuned") or "tuned"
 
 
 def tests(scores: Iterable[Row]) -> list[Row]:
@@ -167,7 +159,6 @@ def tests(scores: Iterable[Row]) -> list[Row]:
         `range` of the means over beta; `extreme`, the beta that departs most from the median, and without it
         `p_without`, `holm_without`; `betas`, `seeds`, `dropped`; `least_p`, the smallest p that so many seeds allow.
     """
-
     out = []
     for name, frame in _families(scores):
         mine: list[Row] = []
@@ -177,7 +168,7 @@ def tests(scores: Iterable[Row]) -> list[Row]:
         for result, metric, method, label in checks:
             for objective in dict.fromkeys(frame["objective"]):
                 objective_rows = frame[frame["objective"] == objective]
-                row = {**name, "objective": objective, "tuning": _tuning(objective_rows)}
+                row = {**name, "objective": objective, "tuning": joined(objective_rows.get("tuning", ()))}
                 mine += _tested(objective_rows, metric, method, {**row, "result": result, "method": label})
         for p, adjusted in (("p", "holm"), ("p_without", "holm_without")):
             for row, value in zip(mine, holm([row[p] for row in mine]), strict=True):
@@ -210,7 +201,7 @@ def _tested(frame: pd.DataFrame, metric: str, method: str, row: Row) -> list[Row
     ]
 
 
-def least_p(values_ABS: NDArray[np.float64]) -> float:
+def least_p(values_ABS: Array) -> float:
     """The smallest p-value that permuting A levels within S seeds can give; 1 with one seed."""
     A, _, S = values_ABS.shape
     return max(math.factorial(min(A, 20)) ** -(S - 1), 1 / (1 + DRAWS)) if S > 1 else 1.0
@@ -236,15 +227,27 @@ def _layout(frame: pd.DataFrame, _: Grid) -> dict[str, str]:
 SIZES = ("seeds", "betas", "objectives")
 
 
+class Says(Sentences):
+    """What is said of beta's share of the variance, and of its tests."""
+
+    SHARES = "{where}Of the variance over {factors}, beta's share is: {listed}.{few}"
+    NOT_ESTABLISHED = f" Not established: {FEW_CHOSE}."
+    TESTS = "{where}Whether beta matters at equal confidence (permutation tests within seeds, Holm over all). {parts}."
+    NO_TESTS = (
+        "{where}Whether beta matters at equal confidence (permutation tests within seeds, Holm over all): "
+        "inconclusive, with so few seeds no test can be significant."
+    )
+
+
 def words(frame: pd.DataFrame, grid: Grid) -> list[str]:
     """Sentences on beta's shares of the variance; `frame` is that of `rows`."""
     sentences = []
     for where, group in families(frame):
         listed = [f"{row['result']} {_share(row)}" for row in group.to_dict("records") if row["result"] in _SHOWN]
         factors = "beta, objective and seed" if int(group["objectives"].max()) > 1 else "beta and seed"
-        few = f" Not established: {FEW_CHOSE}." if group.get("tuning", group["result"]).map(_few).any() else ""
+        few = Says.NOT_ESTABLISHED if group.get("tuning", group["result"]).map(_few).any() else ""
         if listed:
-            sentences.append(f"{where}Of the variance over {factors}, beta's share is: {'; '.join(listed)}.{few}")
+            sentences.append(Says.SHARES.of(where=where, factors=factors, listed="; ".join(listed), few=few))
     return sentences
 
 
@@ -265,16 +268,15 @@ def tests_words(frame: pd.DataFrame, grid: Grid) -> list[str]:
     """Sentences on the objectives in which beta matters at equal confidence; `frame` is that of `tests`."""
     sentences = []
     for where, group in families(frame):
-        begin = f"{where}Whether beta matters at equal confidence (permutation tests within seeds, Holm over all)"
         if (group["least_p"] >= ALPHA / len(group)).all():
-            sentences.append(f"{begin}: inconclusive, with so few seeds no test can be significant.")
+            sentences.append(Says.NO_TESTS.of(where=where))
             continue
         parts = [
             f"{result} ({method}): {_verdicts(rows.to_dict('records'))}"
             for (result, method), rows in group.groupby(["result", "method"], sort=False)
             if result == "accuracy" or method in _MENTIONED
         ]
-        sentences.append(f"{begin}. {'. '.join(parts)}.")
+        sentences.append(Says.TESTS.of(where=where, parts=". ".join(parts)))
     return sentences
 
 

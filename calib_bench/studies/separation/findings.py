@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from calib_bench.analysis import best_beta, collapse, controls, interventions, seed_spread
-from calib_bench.analysis.findings import EQUAL, Finding, betas, changes, evidence, findings_of
+from calib_bench.analysis.findings import EQUAL, Finding, Sentences, betas, changes, evidence, findings_of
 from calib_bench.analysis.result_rows import cell
 from calib_bench.analysis.table_notes import families
 from calib_bench.core.settings import Grid
@@ -34,12 +34,33 @@ WIDEST = 1.0
 """Widest interval of a share that is reported."""
 
 
+class Says(Sentences):
+    """What the verdict of the separation study says."""
+
+    NOTHING = "There is nothing to compare: no other arm shares a finished seed with beta={reference:g}."
+    ACCURACY = (
+        "{where}Cross-entropy at another beta than {reference:g}{how}. Accuracy, which no temperature changes: "
+        "{changes}."
+    )
+    ONE_SEED = " (one seed: intervals over test examples only)"
+    LOG_LOSS = (
+        "{where}Test log loss: {total}{shares}. Its dynamics, which no temperature repairs: {dyn}. Its confidence, "
+        "which one repairs: {conf}."
+    )
+    CONFIDENCE = "{where}Confidence itself: {kappas}."
+    SHARE = "; at {betas} {share}"
+    NO_SHARE = "its split into confidence and dynamics is inconclusive"
+    OPPOSITE = "confidence {conf} and dynamics {dyn} pull in opposite directions"
+    OF_IT = "{part:.0%} [{low:.0%}, {high:.0%}] of it confidence, the rest dynamics"
+    OBJECTIVE = "{where}{objective}{flag} instead of cross-entropy at beta={reference:g} changed {changes}{split}."
+
+
 def verdict(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     """Sentences of the verdict, most important first; the details are in the tables."""
     contrasts = frames["separation"]
     if "log_loss_total" not in contrasts or not contrasts["log_loss_total"].notna().any():
         return (
-            f"There is nothing to compare: no other arm shares a finished seed with beta={grid.reference:g}.",
+            Says.NOTHING.of(reference=grid.reference),
             *controls.without(frames["controls"]),
         )
     sentences = [text for where, group in families(contrasts) for text in _over_beta(where, group, grid)]
@@ -65,14 +86,13 @@ def _over_beta(where: str, frame: pd.DataFrame, grid: Grid) -> list[str]:
     rows = measured.to_dict("records")
     if not rows:
         return []
-    how = " (one seed: intervals over test examples only)" if len(grid.seed) == 1 else ""
+    how = Says.ONE_SEED if len(grid.seed) == 1 else ""
+    parts = {part: _changes(rows, f"log_loss_{part}") for part in ("total", "conf", "dyn")}
+    changes = _changes(rows, "accuracy")
     return [
-        f"{where}Cross-entropy at another beta than {grid.reference:g}{how}. Accuracy, which no temperature changes: "
-        f"{_changes(rows, 'accuracy')}.",
-        f"{where}Test log loss: {_changes(rows, 'log_loss_total')}{_shares(rows)}. Its dynamics, which no temperature "
-        f"repairs: {_changes(rows, 'log_loss_dyn')}. Its confidence, which one repairs: "
-        f"{_changes(rows, 'log_loss_conf')}.",
-        f"{where}Confidence itself: {_kappas(rows)}.",
+        Says.ACCURACY.of(where=where, reference=grid.reference, how=how, changes=changes),
+        Says.LOG_LOSS.of(where=where, shares=_shares(rows), **parts),
+        Says.CONFIDENCE.of(where=where, kappas=_kappas(rows)),
     ]
 
 
@@ -88,7 +108,7 @@ def _changes(rows: Sequence[Row], column: str) -> str:
 def _shares(rows: Sequence[Row]) -> str:
     """Text on the share of confidence wherever the change of log loss is established."""
     changed = [row for row in rows if Finding.of(row, "log_loss_total", expectation=EQUAL).is_established]
-    return "".join(f"; at {betas([row])} {share(row)}" for row in changed)
+    return "".join(Says.SHARE.of(betas=betas([row]), share=share(row)) for row in changed)
 
 
 def share(row: Row, score: str = "log_loss") -> str:
@@ -96,11 +116,10 @@ def share(row: Row, score: str = "log_loss") -> str:
     column = f"{score}_conf_share"
     part, low, high = (row.get(f"{column}{end}", math.nan) for end in ("", "_low", "_high"))
     if not high - low <= WIDEST:
-        return "its split into confidence and dynamics is inconclusive"
-    conf, dyn = (cell(row, f"{score}_{part}") for part in ("conf", "dyn"))
+        return Says.NO_SHARE
     if low > 1 or high < 0:
-        return f"confidence {conf} and dynamics {dyn} pull in opposite directions"
-    return f"{part:.0%} [{low:.0%}, {high:.0%}] of it confidence, the rest dynamics".replace("-", "−")
+        return Says.OPPOSITE.of(conf=cell(row, f"{score}_conf"), dyn=cell(row, f"{score}_dyn"))
+    return Says.OF_IT.of(part=part, low=low, high=high).replace("-", "−")
 
 
 def _kappas(rows: Sequence[Row]) -> str:
@@ -121,7 +140,5 @@ def _objectives(where: str, frame: pd.DataFrame, grid: Grid) -> Iterable[str]:
         flag = "" if row["tuning"] == "tuned" else f" ({row['tuning']})"
         findings = [Finding.of(row, column, NAMES[column], UNITS.get(column, "")) for column in MAIN]
         split = f"; {share(row)}" if findings[0].is_established else ""
-        yield (
-            f"{where}{row['objective']}{flag} instead of cross-entropy at beta={grid.reference:g} changed "
-            f"{changes(findings)}{split}."
-        )
+        about = {"where": where, "objective": row["objective"], "flag": flag, "reference": grid.reference}
+        yield Says.OBJECTIVE.of(**about, changes=changes(findings), split=split)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -71,7 +71,6 @@ class Reader:
 
         Arms under every calibrator are cross-validated too, where a choice among families is asked for.
         """
-
         chosen = self.calibrators if everything else {name: self.calibrators[name] for name in REPAIR}
         self.begun[id(arm)] = measure.begun(self.store, arm, chosen)
         if everything and (arm.trial.objective == CROSS_ENTROPY or arm.trial.beta == self.grid.reference):
@@ -119,7 +118,7 @@ def _read_family(study: Reader, arms: list[Arm], variant: str | None) -> None:
     reference = study.measure(references[0])
     base = _read(study, reference_name, reference, reference)
     by_beta = _read_arms(study, others, reference, base)
-    light = _light(reference)
+    light = reference.light()
     with_reference = {**by_beta, light.arm.trial.beta: light}
     study.by_warmup.add(study.grid, with_reference)
     study.curves += _curves(study, grid_arms, variant, with_reference)
@@ -150,7 +149,7 @@ def _read_arms(
         study.rows["choice"] += choice.rows(measures, reference, name)
         _read(study, name, measures, reference, base)
         if arm.trial.objective == CROSS_ENTROPY:
-            by_beta[arm.trial.beta] = _light(measures)
+            by_beta[arm.trial.beta] = measures.light()
     return by_beta
 
 
@@ -214,12 +213,6 @@ def _curves(
         for of in (best_beta.results, best_beta.moves, best_beta.refits)
     )
     return best_beta.curves(name, results, study.nested, choices, fits)
-
-
-def _light(measures: Measures) -> Measures:
-    """An arm's measures with only the scores before and after temperature scaling, to save memory."""
-    kept = {method: scores for method, scores in measures.examples.items() if method in ("raw", *REPAIR)}
-    return replace(measures, examples=kept)
 
 
 def _intervene(

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from calib_bench.analysis import arms as each
 from calib_bench.analysis.estimate import Estimate
@@ -27,14 +26,13 @@ from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Section
 from calib_bench.core.trial import CROSS_ENTROPY
+from calib_bench.inference.arrays import Array
 from calib_bench.report.drawing import plain, set_beta_axis, shades
 from calib_bench.report.panels import ZERO_LINE, draw_families, draw_series, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Array = NDArray[np.float64]
 
 AS_MEASURED = ("train_loss", "scale_share", "kernel_drift", "weight_drift")
 """Columns of histories whose means are shown, those of a probe where trials carry it."""

@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from calib_bench.analysis.calibration_variance import fitted_to, same_calibration
@@ -41,11 +40,9 @@ from calib_bench.core.settings import Grid
 from calib_bench.core.trial import Trial
 from calib_bench.errors import UserError
 from calib_bench.inference import Fitted, Interval, choice_variance, crossed_interval, jackknifed, widened, within
+from calib_bench.inference.arrays import Array
 from calib_bench.metrics.scores import scores_n
 from calib_bench.planning.tuning import Arm
-
-Array = NDArray[np.float64]
-
 
 TEMPERATURE = "temperature_scaling"
 FAMILIES = (TEMPERATURE, "vector_scaling", "structured_matrix_scaling", "isotonic")
@@ -92,7 +89,6 @@ def begun(store: Results, arm: Arm, calibrators: Mapping[str, Calibrator]) -> It
     Raises:
         StoreError: a stored trial cannot be read.
     """
-
     done = [trial for _, trial in sorted(arm.trials.items()) if store.state(trial) == "done"]
     return on_trials(_risks, store, done, {name: calibrators[name] for name in FAMILIES if name in calibrators})
 
@@ -297,7 +293,6 @@ def _held_out_scores(
 
 def _add(without: dict[str, Any], calibrator: Calibrator, fit: Any, Z_MK: Tensor, y_M: Tensor) -> None:
     """Adds the mean test scores of one fit to those of the folds before it."""
-
     names = tuple(SCORES.values())
     logp = calibrator.apply(fit, Z_MK)
     for score, values in zip(names, scores_n(logp[None], y_M[None], *names), strict=True):

@@ -20,6 +20,7 @@ from calib_bench.analysis.tables import TableSpec
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import holm
+from calib_bench.planning.tuning import joined
 from calib_bench.studies.separation.ensembles import (
     LEFT_OUT,
     POOLED,
@@ -58,7 +59,12 @@ def _reversals(one: Ensemble, other: Ensemble) -> Iterator[Row]:
     for way, method in WAYS.items():
         after = one.scores[method]["log_loss"] - other.scores[method]["log_loss"]
         if before.mean < 0 < after.mean:
-            row = one.name | {"tuning": _tuning(one, other)} | _other(other.name) | {"by": way}
+            row = (
+                one.name
+                | {"tuning": joined(arm.name["tuning"] for arm in (one, other))}
+                | _other(other.name)
+                | {"by": way}
+            )
             row |= fields("before", before.interval("log_loss")) | fields("after", after.interval("log_loss"))
             p = max(row["before_p"], row["after_p"])
             yield row | {"before_p": p, "after_p": p} | other.two_kinds | one.two_kinds
@@ -66,12 +72,6 @@ def _reversals(one: Ensemble, other: Ensemble) -> Iterator[Row]:
 
 def _other(name: Mapping[str, object]) -> Row:
     return {"other_beta": name["beta"], "other_objective": name["objective"]}
-
-
-def _tuning(one: Ensemble, other: Ensemble) -> str:
-    """What is to be said of the rate of either arm, or "tuned"."""
-    amiss = dict.fromkeys(str(arm.name["tuning"]) for arm in (one, other) if arm.name["tuning"] != "tuned")
-    return ", ".join(amiss) or "tuned"
 
 
 def _evidence(row: Row) -> Evidence:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from calib_bench import metrics
@@ -42,14 +41,12 @@ from calib_bench.inference import (
     fitted,
     score_interval,
 )
+from calib_bench.inference.arrays import Array
 from calib_bench.metrics.scores import top_label
 from calib_bench.planning.tuning import Arm, Family, with_role
 from calib_bench.studies.separation.shift_methods import ByMethod, MethodValues, Split, by_method
 from calib_bench.studies.separation.shift_methods import row as method_row
 from calib_bench.system.random import stream
-
-Array = NDArray[np.float64]
-
 
 CLEAN = "test"
 SETS = ("lac_coverage", "lac_size", "aps_coverage", "aps_size")

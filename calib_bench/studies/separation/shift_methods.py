@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from calib_bench.analysis.arms import CROSSED, over_seeds
@@ -23,10 +22,8 @@ from calib_bench.analysis.scores import MEANS, METRICS, RAW, REPAIRED, SETS
 from calib_bench.analysis.trial_predictions import TrialLogits, maps
 from calib_bench.core.baseline import Calibrator
 from calib_bench.inference import Fitted, Interval, difference_interval, score_interval
+from calib_bench.inference.arrays import Array
 from calib_bench.metrics import measure
-
-Array = NDArray[np.float64]
-
 
 Split = tuple["Tensor", "Tensor"]
 """Logits Z = beta z, float64 [N, K], and labels [N] of a test split."""

@@ -8,7 +8,17 @@ from typing import Any
 import pandas as pd
 
 from calib_bench.analysis import controls
-from calib_bench.analysis.findings import Evidence, Finding, changes, established, hints, largest, overview, places
+from calib_bench.analysis.findings import (
+    Evidence,
+    Finding,
+    Sentences,
+    changes,
+    established,
+    hints,
+    largest,
+    overview,
+    places,
+)
 from calib_bench.analysis.table_notes import families
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
@@ -19,6 +29,22 @@ MOST = 3
 """Most families of arms that are summarized one by one."""
 DYNAMICS = ("log_loss_dyn", "accuracy")
 """Columns that only what is learned moves."""
+
+
+class Says(Sentences):
+    """What the summary of the separation study says."""
+
+    LEARNED = (
+        "Beta changes what is learned, not only how confident the model is: {where} instead of {reference:g} changes "
+        "{changes}, which no temperature repairs.{more}"
+    )
+    ELSEWHERE = " Elsewhere, {rest}."
+    EQUAL = "Beta made no difference to what is learned: {effects}, against beta={reference:g}."
+    OPEN = "Under cross-entropy no effect of beta on what is learned is established against beta={reference:g}{hints}."
+    CONFIDENCE = "Confidence changes too, under cross-entropy: at {where}, {changes}{more}."
+    ALSO = "; also established at {others}"
+    HARDLY = "Under cross-entropy confidence hardly matters: {effects}."
+    NO_CHANGE = "Under cross-entropy no change of confidence that temperature scaling would repair is established."
 
 
 def summary(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
@@ -44,21 +70,15 @@ def _dynamics(rows: Sequence[Row], grid: Grid) -> str:
         return _no_dynamics(findings, grid)
     there = established(finding for finding in findings if finding.where == most.where)
     rest = [finding for finding in findings if finding.where != most.where]
-    more = f" Elsewhere, {overview(rest)}." if rest else ""
-    return (
-        f"Beta changes what is learned, not only how confident the model is: {most.where} instead of "
-        f"{grid.reference:g} changes {changes(there)}, which no temperature repairs.{more}"
-    )
+    more = Says.ELSEWHERE.of(rest=overview(rest)) if rest else ""
+    return Says.LEARNED.of(where=most.where, reference=grid.reference, changes=changes(there), more=more)
 
 
 def _no_dynamics(findings: Sequence[Finding], grid: Grid) -> str:
     """Where nothing that is learned surely differs: whether it is equal."""
-    reference = f"beta={grid.reference:g}"
     if all(finding.evidence is Evidence.EQUIVALENT for finding in findings):
-        return f"Beta made no difference to what is learned: {overview(findings)}, against {reference}."
-    return (
-        f"Under cross-entropy no effect of beta on what is learned is established against {reference}{hints(findings)}."
-    )
+        return Says.EQUAL.of(effects=overview(findings), reference=grid.reference)
+    return Says.OPEN.of(reference=grid.reference, hints=hints(findings))
 
 
 def _confidence(rows: Sequence[Row]) -> str:
@@ -67,8 +87,8 @@ def _confidence(rows: Sequence[Row]) -> str:
     most = largest(findings)
     if most is not None:
         others = places(one.where for one in findings if one.is_established and one is not most)
-        more = f"; also established at {others}" if others else ""
-        return f"Confidence changes too, under cross-entropy: at {most.where}, {changes([most])}{more}."
+        more = Says.ALSO.of(others=others) if others else ""
+        return Says.CONFIDENCE.of(where=most.where, changes=changes([most]), more=more)
     if all(finding.evidence is Evidence.EQUIVALENT for finding in findings):
-        return f"Under cross-entropy confidence hardly matters: {overview(findings)}."
-    return "Under cross-entropy no change of confidence that temperature scaling would repair is established."
+        return Says.HARDLY.of(effects=overview(findings))
+    return Says.NO_CHANGE

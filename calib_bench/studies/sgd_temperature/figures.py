@@ -11,6 +11,7 @@ import numpy as np
 from calib_bench.core.study import Analysis
 from calib_bench.dynamics import stationary
 from calib_bench.report.drawing import WIDTH, empty_figure, figure_legend, plain, shades
+from calib_bench.report.panels import new_figure
 from calib_bench.studies.sgd_temperature import rows as measured_rows
 from calib_bench.studies.sgd_temperature.arms import ADAM, BATCHES, COOLED, COOLING, HEAT, MOMENTA, SHUFFLED, UNCOOLED
 from calib_bench.studies.sgd_temperature.read import Reading
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 
 
 Key = tuple[str, dict[str, Any]]
+NO_RUN = "No run has lasted long enough to be judged."
+NOTHING_VARIED = "No batch size or momentum was varied: give several of batch= or momentum=."
+NOT_COOLED = "No run in which the rate is lowered has finished."
+NO_ADAM = "Adam was not trained: give optimizer=sgd,adam."
+NO_GIBBS = "The one-parameter model has not finished."
 UNIT = "eta0 = rate / ((1 - momentum) B)"
 
 
@@ -34,7 +40,7 @@ def heat(analysis: Analysis) -> Figure:
         one for one in TemperatureResult.of(analysis).families if any(math.isfinite(r.mean) for r in one.part(HEAT))
     ]
     if not families:
-        return empty_figure("No run has lasted long enough to be judged.")
+        return empty_figure(NO_RUN)
     figure, axes = _panels(len(families), 3.4)
     for one, axis in zip(families, axes, strict=False):
         _capacity_line(axis, one)
@@ -73,7 +79,7 @@ def collapse(analysis: Analysis) -> Figure:
         if one.part(BATCHES, MOMENTA) and one.minimum.capacity > 0
     ]
     if not families:
-        return empty_figure("No batch size or momentum was varied: give several of batch= or momentum=.")
+        return empty_figure(NOTHING_VARIED)
     figure, axes = _panels(2 * len(families), 3.4)
     for one, pair in zip(families, axes.reshape(-1, 2), strict=False):
         colors = shades(r.arm.temperature for r in one.part(HEAT))
@@ -125,7 +131,7 @@ def cooling(analysis: Analysis) -> Figure:
     """
     cooled = [(one, r) for one in TemperatureResult.of(analysis).families for r in one.part(COOLED) if len(r.loss)]
     if not cooled:
-        return empty_figure("No run in which the rate is lowered has finished.")
+        return empty_figure(NOT_COOLED)
     figure, axes = _panels(len(cooled), 3.1)
     for (one, reading), axis in zip(cooled, axes, strict=False):
         _uncooled(axis, one)
@@ -168,7 +174,7 @@ def adam(analysis: Analysis) -> Figure:
     """
     families = [one for one in TemperatureResult.of(analysis).families if any(r.mean > 0 for r in one.part(ADAM))]
     if not families:
-        return empty_figure("Adam was not trained: give optimizer=sgd,adam.")
+        return empty_figure(NO_ADAM)
     figure, axes = _panels(len(families), 3.4)
     for one, axis in zip(families, axes, strict=False):
         colors = shades(r.arm.temperature for r in one.part(ADAM))
@@ -203,7 +209,7 @@ def gibbs(analysis: Analysis) -> Figure:
     """
     densities = TemperatureResult.of(analysis).densities
     if not densities:
-        return empty_figure("The one-parameter model has not finished.")
+        return empty_figure(NO_GIBBS)
     figure, axes = _panels(len(densities), 2.7)
     for one, axis in zip(densities, axes, strict=False):
         low, high = np.quantile(one.samples, [0.0005, 0.9995])
@@ -228,12 +234,10 @@ def _title(one: FamilyResult) -> str:
 
 def _panels(count: int, height: float) -> tuple[Figure, Any]:
     """Panels in rows of at most four, two at least to a row's width."""
-    from matplotlib.figure import Figure
-
     across = min(count, 4)
     down = math.ceil(count / across)
-    figure = Figure(figsize=(WIDTH if across > 1 else WIDTH / 2 + 1, height * down))
-    return figure, figure.subplots(down, across, squeeze=False).ravel()
+    figure, axes = new_figure(WIDTH if across > 1 else WIDTH / 2 + 1, height * down, down, across)
+    return figure, axes.ravel()
 
 
 def _look(number: int, marker: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,11 +11,9 @@ from calib_bench import registry
 from calib_bench.core.results import Results
 from calib_bench.dynamics import stationary
 from calib_bench.inference import collapsed
+from calib_bench.inference.arrays import Array
 from calib_bench.studies.sgd_temperature import gibbs as densities
 from calib_bench.studies.sgd_temperature.arms import Arm, Family
-
-if TYPE_CHECKING:
-    Array = np.ndarray[Any, np.dtype[np.float64]]
 
 MARGIN = 0.1
 """A drift below this share of the excess loss does not matter."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ from calib_bench.analysis.findings import Sentences
 from calib_bench.analysis.result_rows import TWO_KINDS, Row, limits
 from calib_bench.dynamics import stationary
 from calib_bench.inference import Interval, crossed_interval
+from calib_bench.inference.arrays import Array
 from calib_bench.inference.interval import no_interval
 from calib_bench.studies.sgd_temperature.arms import (
     ADAM,
@@ -27,9 +27,6 @@ from calib_bench.studies.sgd_temperature.arms import (
     Family,
 )
 from calib_bench.studies.sgd_temperature.read import Density, Minimum, Phases, Reading, phases, predicted
-
-Array = np.ndarray[Any, np.dtype[np.float64]]
-
 
 MET, NOT_MET, OPEN = "met", "not met", "undecided"
 SLOPE, COLLAPSE, REHEATED, DISTANCE, SMALL = 0.10, 0.10, 0.10, 0.05, 0.25

@@ -9,11 +9,24 @@ from typing import Any
 import pandas as pd
 
 from calib_bench.analysis import seed_spread as sown
-from calib_bench.analysis.findings import NO_RATIO, Finding, betas, findings_of, hints, places
+from calib_bench.analysis.findings import NO_RATIO, Finding, Sentences, betas, findings_of, hints, places
 from calib_bench.analysis.result_rows import adjusted, cell, is_significant
 from calib_bench.analysis.table_notes import families
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
+
+
+class Says(Sentences):
+    """What the study of stability says."""
+
+    NOTHING = "There is nothing to compare: no other arm shares enough finished seeds with the reference."
+    PEAK = "{where}Peak: the best of {of} seeds is better than that of beta={reference:g} {better}."
+    COST = "{where}Cost: seeds spread more {wide}; the worst is worse {worse}; training fails more often {fails}."
+    CLAIM = "{where}That small beta peaks higher at the cost of reliability {conclusion}."
+    BOTH = "is established at {betas}"
+    NO_COST = "is not established: where it peaks higher, a cost in reliability is inconclusive"
+    NO_PEAK = "is inconclusive: no smaller beta peaks significantly higher{hints}"
+    NOWHERE = "at no smaller beta"
 
 
 def verdict(frames: Mapping[str, pd.DataFrame], grid: Grid) -> list[str]:
@@ -23,14 +36,14 @@ def verdict(frames: Mapping[str, pd.DataFrame], grid: Grid) -> list[str]:
         frames: "peaks", Holm-adjusted within each result, "seeds" and "gain".
     """
     if "best_change" not in frames["peaks"]:
-        return ["There is nothing to compare: no other arm shares enough finished seeds with the reference."]
+        return [Says.NOTHING]
     sentences = []
     spread = adjusted(frames["seeds"], "result")
     for where, peaks in families(frames["peaks"]):
         peaks = peaks[peaks["objective"] == CROSS_ENTROPY]
         same = spread[(spread["model"] == peaks["model"].iloc[0]) & (spread["objective"] == CROSS_ENTROPY)]
         same = same[same["variant"].fillna("") == (peaks["variant"].iloc[0] or "")]
-        sentences += [where + text for text in _claim(peaks, same, grid)]
+        sentences += _claim(where, peaks, same, grid)
     gain = frames["gain"]
     sentences += sown.words(frames["seeds"], grid)
     return sentences + sown.gain_words(gain[gain["objective"] == CROSS_ENTROPY] if len(gain) else gain, grid)
@@ -43,7 +56,7 @@ def summary(frames: Mapping[str, pd.DataFrame], sentences: Sequence[str]) -> lis
     return [text for text in sentences if text.startswith(("Peak:", "That small beta"))]
 
 
-def _claim(peaks: pd.DataFrame, spread: pd.DataFrame, grid: Grid) -> list[str]:
+def _claim(where: str, peaks: pd.DataFrame, spread: pd.DataFrame, grid: Grid) -> list[str]:
     """Sentences on whether betas below the reference peak higher, and depend more on the seed."""
     small = [row for row in peaks.to_dict("records") if row["beta"] < grid.reference]
     if not small:
@@ -52,13 +65,13 @@ def _claim(peaks: pd.DataFrame, spread: pd.DataFrame, grid: Grid) -> list[str]:
     worse = _surely(small, "worst_change", better=False)
     wide = [row for row in spread.to_dict("records") if row["beta"] < grid.reference and _spreads_more(row)]
     fails = _fails_more(peaks, small, grid)
-    of = f"the best of {small[0]['of']} seeds"
-    cost = f"the worst is worse {_listed(worse, 'worst_change')}; training fails more often {_listed(fails, 'failed')}"
-    conclusion = _conclusion(small, better, [*wide, *worse, *fails])
+    costs = {"wide": (wide, "spread_ratio"), "worse": (worse, "worst_change"), "fails": (fails, "failed")}
+    listed = {name: _listed(rows, column) for name, (rows, column) in costs.items()}
+    peak = {"of": small[0]["of"], "reference": grid.reference, "better": _listed(better, "best_change")}
     return [
-        f"Peak: {of} is better than that of beta={grid.reference:g} {_listed(better, 'best_change')}.",
-        f"Cost: seeds spread more {_listed(wide, 'spread_ratio')}; {cost}.",
-        f"That small beta peaks higher at the cost of reliability {conclusion}.",
+        Says.PEAK.of(where=where, **peak),
+        Says.COST.of(where=where, **listed),
+        Says.CLAIM.of(where=where, conclusion=_conclusion(small, better, [*wide, *worse, *fails])),
     ]
 
 
@@ -86,11 +99,11 @@ def _conclusion(
     """Whether some of the smaller betas peak higher and are less reliable."""
     both = {row["beta"] for row in better} & {row["beta"] for row in costly}
     if both:
-        return f"is established at {places(f'beta={beta:.3g}' for beta in sorted(both))}"
+        return Says.BOTH.of(betas=places(f"beta={beta:.3g}" for beta in sorted(both)))
     if better:
-        return "is not established: where it peaks higher, a cost in reliability is inconclusive"
+        return Says.NO_COST
     higher = [row for row in small if _better(row, "best_change")]
-    return f"is inconclusive: no smaller beta peaks significantly higher{hints(findings_of(higher, 'best_change'))}"
+    return Says.NO_PEAK.of(hints=hints(findings_of(higher, "best_change")))
 
 
 def _better(row: Mapping[str, Any], column: str) -> bool:
@@ -100,6 +113,6 @@ def _better(row: Mapping[str, Any], column: str) -> bool:
 def _listed(rows: Sequence[Mapping[str, Any]], column: str) -> str:
     """Text on the smaller betas of which something is established, with the estimates."""
     if not rows:
-        return "at no smaller beta"
+        return Says.NOWHERE
     parts = [f"{betas([row])} ({row.get('result', 'share')} {cell(row, column)})" for row in rows]
     return f"at {', '.join(parts)}"

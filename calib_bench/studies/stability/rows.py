@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from calib_bench.analysis import beta_rate_plane
 from calib_bench.analysis import seed_spread as sown
@@ -16,10 +15,8 @@ from calib_bench.analysis.result_rows import Row, fields, limits
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.inference import best_of, rate
+from calib_bench.inference.arrays import Array
 from calib_bench.planning.tuning import Arm
-
-Array = NDArray[np.float64]
-
 
 BEST, MEAN, WORST = "best", "mean", "worst"
 MOST = 3

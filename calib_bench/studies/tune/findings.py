@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from calib_bench.analysis import collapse
+from calib_bench.analysis.findings import Sentences
 from calib_bench.analysis.result_rows import FEW_CHOSE, Row, cell, few_chose, revoked
 from calib_bench.analysis.table_notes import smoke_warnings
 from calib_bench.analysis.warnings import one_seed
@@ -26,6 +27,28 @@ RESULTS = {
 """Columns of the gain, with what sentences call them and their units."""
 
 
+class Says(Sentences):
+    """What the study of tuning beta says."""
+
+    NOT_FINISHED = (
+        "{where}With {budget} configurations each, the search over beta and rate chose {beta}; no seed has finished at "
+        "both."
+    )
+    GAIN = (
+        "{where}With {budget} configurations each, the search over beta and rate chose {beta}; against the best rate "
+        "at {reference} it changed {gains} (95%, {seeds} seeds)."
+    )
+    ADVICE = "{where}Advice: {advice}."
+    REVOKED = "stay at {reference}; that tuning beta gains anything is not established, since {why}"
+    TRAIN = "train at {beta}; what it gains, no temperature after training can give"
+    WORSE = "stay at {reference}; on the test split the search's choice is worse"
+    SCALE = "stay at {reference} and scale the temperature after training; that gives what {beta} gained"
+    OPEN = "stay at {reference}; whether tuning beta gains anything is inconclusive"
+    AT_EDGE = "{pair}: the chosen {what}, {value:.3g}, is at the edge of {low:.3g} to {high:.3g}."
+    DROPPED = "{pair}: {dropped} seeds are left out, which diverged at a chosen rate."
+    FEW_SEEDS = f"Few seeds: {FEW_CHOSE}, so that no gain is established; give tune_seeds={FEWEST_SEEDS}."
+
+
 def sentences(grid: Grid, row: Mapping[str, Any], several: bool) -> list[str]:
     """What both searches chose and the gain of tuning beta, then advice.
 
@@ -34,29 +57,35 @@ def sentences(grid: Grid, row: Mapping[str, Any], several: bool) -> list[str]:
         row: of `rows.gain_of`; one comparison, so that its p-values need no adjustment.
         several: begin with the name of the pair.
     """
-    where = f"{label(row)}: " if several else ""
-    chose = f"the search over beta and rate chose beta={row['tuned_beta']:.3g}"
-    head = f"{where}With {Options.of(grid).budget} configurations each, {chose}"
+    about = {"where": f"{label(row)}: " if several else "", "budget": Options.of(grid).budget, **_betas(grid, row)}
     if "log_loss_total" not in row:
-        return [f"{head}; no seed has finished at both."]
+        return [Says.NOT_FINISHED.of(**about)]
     gains = ", ".join(f"{name} by {cell(row, column)} {unit}".rstrip() for column, (name, unit) in RESULTS.items())
-    against = f"against the best rate at beta={grid.reference:g} it changed {gains} (95%, {row['seeds']} seeds)"
-    return [f"{head}; {against}.", f"{where}Advice: {_advice(grid, row)}."]
+    return [
+        Says.GAIN.of(**about, gains=gains, seeds=row["seeds"]),
+        Says.ADVICE.of(**about, advice=_advice(grid, row)),
+    ]
+
+
+def _betas(grid: Grid, row: Mapping[str, Any]) -> dict[str, str]:
+    return {"beta": f"beta={row['tuned_beta']:.3g}", "reference": f"beta={grid.reference:g}"}
 
 
 def _advice(grid: Grid, row: Mapping[str, Any]) -> str:
-    """Text on which beta to train at, as far as the intervals of the gain go."""
-    beta, stay = f"beta={row['tuned_beta']:.3g}", f"stay at beta={grid.reference:g}"
-    if why := revoked(row):
-        return f"{stay}; that tuning beta gains anything is not established, since {why}"
+    """Text on which beta to train at."""
+    return _advised(row).of(**_betas(grid, row), why=revoked(row))
+
+
+def _advised(row: Mapping[str, Any]) -> Says:
+    """Which advice the intervals of the gain allow."""
+    if revoked(row):
+        return Says.REVOKED
     total, dyn, accuracy = (_sign(row, column) for column in RESULTS)
     if dyn < 0 or accuracy > 0:
-        return f"train at {beta}; what it gains, no temperature after training can give"
+        return Says.TRAIN
     if dyn > 0 or accuracy < 0:
-        return f"{stay}; on the test split the search's choice is worse"
-    if total < 0:
-        return f"{stay} and scale the temperature after training; that gives what {beta} gained"
-    return f"{stay}; whether tuning beta gains anything is inconclusive"
+        return Says.WORSE
+    return Says.SCALE if total < 0 else Says.OPEN
 
 
 def _sign(row: Mapping[str, Any], column: str) -> int:
@@ -74,9 +103,9 @@ def pair_warnings(pair: Pair, row: Mapping[str, Any]) -> list[str]:
     messages = []
     for what, value, (low, high) in chosen:
         if value < low * NEAR or value > high / NEAR:
-            messages.append(f"{label(row)}: the chosen {what}, {value:.3g}, is at the edge of {low:.3g} to {high:.3g}.")
+            messages.append(Says.AT_EDGE.of(pair=label(row), what=what, value=value, low=low, high=high))
     if row["dropped"]:
-        messages.append(f"{label(row)}: {row['dropped']} seeds are left out, which diverged at a chosen rate.")
+        messages.append(Says.DROPPED.of(pair=label(row), dropped=row["dropped"]))
     return messages
 
 
@@ -91,7 +120,7 @@ def warnings(grid: Grid, messages: Sequence[str], gains: Sequence[Row], collapse
     """
     out = [*smoke_warnings(grid), *messages]
     if any(few_chose(row) for row in gains):
-        out.append(f"Few seeds: {FEW_CHOSE}, so that no gain is established; give tune_seeds={FEWEST_SEEDS}.")
+        out.append(Says.FEW_SEEDS)
     return (*out, *collapse.warnings(collapses), *one_seed(grid))
 
 

@@ -12,6 +12,7 @@ from pandas import DataFrame
 from calib_bench.core.study import Analysis
 from calib_bench.report import plane_drawing
 from calib_bench.report.drawing import WIDTH, empty_figure, figure_legend, plain, shades
+from calib_bench.report.panels import new_figure
 from calib_bench.studies.two_temperatures.plane import Cell
 from calib_bench.studies.two_temperatures.result import PlaneResult
 from calib_bench.studies.two_temperatures.rows import cell_rows
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+NO_CELL = "No cell has finished with every seed."
 PANELS = (
     ("error", "error rate"),
     ("log_loss", "log loss (nats)"),
@@ -36,11 +38,8 @@ def plane(analysis: Analysis) -> Figure:
     """Error and repaired log loss over beta and eta0, with lines of equal beta^2 eta0: along a line colours are equal
     where the two temperatures are one.
     """
-    from matplotlib.figure import Figure
-
     families = _families(analysis)
-    figure = Figure(figsize=(WIDTH, 3.9 * len(families)))
-    axes = figure.subplots(len(families), len(PLANES), squeeze=False)
+    figure, axes = new_figure(WIDTH, 3.9 * len(families), len(families), len(PLANES))
     for cells, line in zip(families, axes, strict=True):
         frame = DataFrame(cell_rows(cells))
         through = {cell.level("effective"): (cell.beta, cell.eta0) for cell in cells}
@@ -61,13 +60,10 @@ def plane(analysis: Analysis) -> Figure:
 
 def collapse(analysis: Analysis) -> Figure:
     """Four measures over eta0 and over beta^2 eta0, a shade a beta: what falls on one line is shared."""
-    from matplotlib.figure import Figure
-
     families = [cells for cells in _families(analysis) if any(cell.whole for cell in cells)]
     if not families:
-        return empty_figure("No cell has finished with every seed.")
-    figure = Figure(figsize=(WIDTH, 5.0 * len(families)))
-    axes = figure.subplots(2 * len(families), len(PANELS), squeeze=False, sharey="col")
+        return empty_figure(NO_CELL)
+    figure, axes = new_figure(WIDTH, 5.0 * len(families), 2 * len(families), len(PANELS), sharey="col")
     colors = shades(cell.beta for cells in families for cell in cells)
     for cells, lines in zip(families, axes.reshape(len(families), 2, -1), strict=True):
         for line, (temperature, label) in zip(lines, TEMPERATURES.items(), strict=True):

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,12 +20,10 @@ from calib_bench.core.trial import Scores, Trial
 from calib_bench.dynamics import stationary
 from calib_bench.errors import SettingsError
 from calib_bench.inference import collapsed
+from calib_bench.inference.arrays import Array
 from calib_bench.metrics import log_loss_n
 from calib_bench.planning import tuning
 from calib_bench.planning.tuning import Arm
-
-if TYPE_CHECKING:
-    Array = np.ndarray[Any, np.dtype[np.float64]]
 
 METRICS = ("error", "log_loss", "repaired_log_loss", "kappa")
 LOGS = ("log_loss", "repaired_log_loss", "kappa")

@@ -16,25 +16,24 @@ from calib_bench.report.drawing import (
     plain,
     set_beta_axis,
 )
-from calib_bench.report.panels import rows_of
+from calib_bench.report.panels import new_figure, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 PANELS = (("repaired_log_loss", "repaired log loss (nats)"), ("error", "error"))
+NO_TRIAL = "no trial at a chosen rate has finished yet"
+NO_BEST = "no architecture has three betas at which every seed finished yet"
 MARKERS = "osD^v<>P"
 
 
 def over_beta(analysis: Analysis) -> Figure:
     """Repaired log loss and error over beta, a line an architecture: lowest at its best beta."""
-    from matplotlib.figure import Figure
-
     if not len(rows_of(analysis, "curves", PANELS[0][0])):
-        return empty_figure("no trial at a chosen rate has finished yet")
+        return empty_figure(NO_TRIAL)
     points = rows_of(analysis, "curves")
-    figure = Figure(figsize=(WIDTH, 3.8))
-    axes = figure.subplots(1, len(PANELS))
+    figure, (axes,) = new_figure(WIDTH, 3.8, 1, len(PANELS))
     groups = [(name, rows.sort_values("beta")) for name, rows in points.groupby(_names(points), sort=False)]
     looks = {name: _look(i) for i, (name, _) in enumerate(groups)}
     for axis, (column, label) in zip(axes, PANELS, strict=True):
@@ -52,14 +51,11 @@ def best_beta(analysis: Analysis) -> Figure:
     """The best beta of each architecture with its interval, by repaired log loss and by error: intervals that overlap
     may hold one best beta.
     """
-    from matplotlib.figure import Figure
-
     best, points = rows_of(analysis, "best_beta"), rows_of(analysis, "curves")
     if not len(best):
-        return empty_figure("no architecture has three betas at which every seed finished yet")
+        return empty_figure(NO_BEST)
     names = list(dict.fromkeys(_names(best)))
-    figure = Figure(figsize=(WIDTH * 0.7, 1.2 + 0.36 * len(names)))
-    axis = figure.subplots()
+    figure, ((axis,),) = new_figure(WIDTH * 0.7, 1.2 + 0.36 * len(names))
     results = list(dict.fromkeys(best["result"]))
     for i, result in enumerate(results):
         rows = best[best["result"] == result]

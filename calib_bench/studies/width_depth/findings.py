@@ -9,8 +9,21 @@ from typing import Any
 import pandas as pd
 
 from calib_bench.analysis import best_beta
-from calib_bench.analysis.findings import NO_RATIO, Finding
+from calib_bench.analysis.findings import NO_RATIO, Finding, Sentences
 from calib_bench.analysis.result_rows import cell
+
+
+class Says(Sentences):
+    """What the study of architectures says."""
+
+    NOTHING = "There is nothing to compare: no architecture has three betas at which every seed finished."
+    MOVING = "Of width, depth and normalization, {moving} moves it significantly."
+    RANGE = (
+        "By {result}, the best beta of {number} architectures lies between {low} and {high}; significantly different "
+        "from {first}'s: {sure}."
+    )
+    POWER = "Among {models}, the best beta by {result} goes as {over}^s with s = {slope}{note}."
+    NORM = "Among {models}, the best beta by {result} is {slope} times as large with normalization{note}."
 
 
 def verdict(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
@@ -20,7 +33,7 @@ def verdict(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
         best, trends: rows of `analyse`, Holm-adjusted within each result.
     """
     if not len(best):
-        return ["There is nothing to compare: no architecture has three betas at which every seed finished."]
+        return [Says.NOTHING]
     several = best["objective"].nunique() > 1
     return best_beta.words(best) + [
         f"{row['objective']}: {_trend(row)}" if several else _trend(row) for row in trends.to_dict("records")
@@ -36,7 +49,7 @@ def summary(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
         moving = [
             f"{row['over']} (by {row['result']})" for row in trends.to_dict("records") if _slope(row).is_established
         ]
-        sentences.append(f"Of width, depth and normalization, {' and '.join(moving) or 'none'} moves it significantly.")
+        sentences.append(Says.MOVING.of(moving=" and ".join(moving) or "none"))
     return sentences
 
 
@@ -46,10 +59,8 @@ def _range_of_best(result: str, best: pd.DataFrame) -> str:
     low, high = (f"{cell(row, 'best_beta')} ({best_beta.named(row)})" for row in (rows[0], rows[-1]))
     first = best_beta.named(best.to_dict("records")[0])
     sure = [best_beta.named(row) for row in rows if best_beta.ratio(row).is_established]
-    return (
-        f"By {result}, the best beta of {len(rows)} architectures lies between {low} and {high}; "
-        f"significantly different from {first}'s: {', '.join(sure) or 'none'}."
-    )
+    about = {"result": result, "number": len(rows), "low": low, "high": high}
+    return Says.RANGE.of(**about, first=first, sure=", ".join(sure) or "none")
 
 
 def _slope(row: Mapping[Any, Any]) -> Finding:
@@ -58,9 +69,8 @@ def _slope(row: Mapping[Any, Any]) -> Finding:
 
 def _trend(row: Mapping[Any, Any]) -> str:
     """Sentence on how the best beta moves with width, depth or normalization."""
-    slope = _slope(row)
-    among = f"Among {row['models']}, the best beta by {row['result']}"
-    if row["over"] != "norm":
-        return f"{among} goes as {row['over']}^s with s = {slope.text}{slope.note}."
-    ratio = replace(slope, estimate=slope.estimate.exp(), expectation=NO_RATIO)
-    return f"{among} is {ratio.text} times as large with normalization{ratio.note}."
+    slope, sentence = _slope(row), Says.POWER
+    if row["over"] == "norm":
+        slope, sentence = replace(slope, estimate=slope.estimate.exp(), expectation=NO_RATIO), Says.NORM
+    about = {"models": row["models"], "result": row["result"], "over": row["over"]}
+    return sentence.of(**about, slope=slope.text, note=slope.note)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calib_bench.analysis import arms as each
 from calib_bench.analysis import best_beta, beta_rate_plane
@@ -15,11 +14,10 @@ from calib_bench.analysis.collapse import two_kinds
 from calib_bench.analysis.result_rows import TWO_KINDS, Row, fields, limits
 from calib_bench.analysis.tuned_arms import Reader
 from calib_bench.inference import percentile
+from calib_bench.inference.arrays import Array
 from calib_bench.models.variations import Form, form
 from calib_bench.planning import tuning
 from calib_bench.planning.tuning import Arm
-
-Array = NDArray[np.float64]
 
 
 def curves_of(

@@ -169,7 +169,7 @@ class Store:
     def digest(self, trial: Trial) -> str:
         """A digest of all that is stored of a trial, whose record names those of its files; StoreError as `digests`."""
         self.has(trial)
-        return files.digest_of(self._read(trial.key, self._stored(trial)))
+        return files.digest_of(self.trials.read(trial.key, self.trials.at(trial.key)))
 
     def has(self, trial: Trial) -> bool:
         """Whether the trial is stored whole. What is there but broken raises, see `audit`."""

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.format import TWO_KINDS, number
 from calib_bench.core.settings import Grid
@@ -56,11 +58,15 @@ def adjusted(frame: pd.DataFrame, *by: str) -> pd.DataFrame:
 
     Where a quantity has no p-value it was not tested, and does not count.
     """
-    out = frame.copy()
-    for column in [c for c in frame.columns if c.endswith("_p")]:
-        p = frame[column].astype("float64")
-        groups = p.groupby([frame[name] for name in by], sort=False) if by else None
-        out[f"{column[:-2]}_holm"] = _holm(p) if groups is None else groups.transform(_holm)
+    out, columns = frame.copy(), [c for c in frame.columns if c.endswith("_p")]
+    grouped = frame.groupby(list(by), sort=False).indices.values() if by and columns else [np.arange(len(frame))]
+    for column in columns:
+        p = frame[column].astype("float64").to_numpy()
+        corrected = np.full(len(p), math.nan)
+        for rows in grouped:
+            tested = rows[~np.isnan(p[rows])]
+            corrected[tested] = holm(p[tested])
+        out[f"{column[:-2]}_holm"] = corrected
     return out
 
 
@@ -91,12 +97,6 @@ def table_frames(
 
     frames = {name: drop_single_seed_intervals(pd.DataFrame(table_rows), grid) for name, table_rows in rows.items()}
     return frames | {name: adjusted(frames[name], *by) for name, by in adjust.items()}
-
-
-def _holm(p: pd.Series) -> pd.Series:
-    out = p.copy()
-    out[p.notna()] = holm(p[p.notna()])
-    return out
 
 
 def cell(row: Mapping[str, Any], column: str) -> str:

@@ -8,7 +8,7 @@ import numbers
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.format import SIBLINGS, TWO_KINDS, number, title
@@ -138,10 +138,12 @@ class TableView:
         words = self.in_words(names)
         return f"{words}." if words else ""
 
+    @cached_property
+    def _rows(self) -> list[dict[Any, Any]]:
+        return self.frame.to_dict("records")
+
     def _column(self, name: str) -> Column:
-        ends = [f"{name}{end}" for end in ("", *SIBLINGS)]
-        rows = self.frame[[column for column in ends if column in self.frame]].to_dict("records")
-        return Column(name, tuple(row[name] for row in rows), tuple(Estimate.of(row, name) for row in rows))
+        return Column(name, tuple(row[name] for row in self._rows), tuple(Estimate.of(row, name) for row in self._rows))
 
 
 def star(estimate: Estimate) -> str:

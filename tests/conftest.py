@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,9 +37,9 @@ def _denormals() -> None:
 @pytest.fixture(autouse=True, scope="module")
 def _formats(request: pytest.FixtureRequest) -> Iterator[None]:
     """What reports write of each figure, half of their work: the formats that a file of tests names, SVG where it names
-    figures alone, or its `FORMATS`. Where there are none, figures are made all the same, and not written."""
-    text = request.path.read_text()
-    named = tuple(name for name in ("png", "svg", "pdf") if name in text or (name == "svg" and "figure" in text))
+    figures alone, PNG where W&B is to show them, or its `FORMATS`. Without any, figures are made and not written."""
+    words = {"png": "png|tracking", "svg": "svg|figure", "pdf": "pdf"}
+    named = tuple(name for name, pattern in words.items() if re.search(pattern, request.path.read_text()))
     with pytest.MonkeyPatch.context() as patch:
         _write(getattr(request.module, "FORMATS", named), patch)
         yield

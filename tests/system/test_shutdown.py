@@ -210,7 +210,7 @@ def test_stopped_once_it_saves_and_says_how_to_go_on_and_twice_it_stops_at_once(
 
 
 def _until(what, run):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while time.monotonic() < end and run.poll() is None:
         if found := what():
             return found

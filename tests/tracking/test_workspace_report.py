@@ -91,6 +91,7 @@ def test_what_it_draws_is_what_is_logged(run: Run) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unwritten")
 def test_the_command_line(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from calib_bench.commands.table_ties import Ties
-    from calib_bench.core.study import Analysis
+    from calib_bench.core.study import Analysis, Table
     from calib_bench.core.trial import Trial
+    from calib_bench.planning.tuning import Arm
+    from calib_bench.store.store import Store
 
 FEW = 6
 """Units below which the page says that they are few."""
@@ -37,16 +40,13 @@ TABLES = {"beta": "Calibrators at each beta", "objective": "Calibrators after ea
 def _call(arguments: Namespace) -> int:
     """Judge calibrators over run folders; print the standings and write report, tables and provenance."""
     from calib_bench.commands.console import open_console, status
-    from calib_bench.system.files import sha256
 
     with status(open_console(stderr=True), "calibrating and measuring"):
         names = arguments.calibrator or _calibrators(arguments.runs, arguments.plugins)
-        runs = [_Run(folder, names, arguments.plugins) for folder in arguments.runs]
+        runs = [_read(folder, names, arguments.plugins) for folder in arguments.runs]
         analysis = leaderboard(runs)
-    files = {str(run.folder): str(run.store.path / "study.json") for run in runs}
-    inputs = [{"role": RUN, "name": name, "sha256": {path: sha256(Path(path))}} for name, path in files.items()]
-    out = arguments.out or new_folder("leaderboard", [run.folder.name for run in runs], list(files.values()))
-    write_page("leaderboard", arguments.words, STANDINGS, inputs, analysis, out)
+    out = arguments.out or new_folder("leaderboard", [run.folder.name for run in runs], [run.file for run in runs])
+    write_page("leaderboard", arguments.words, STANDINGS, [_input(run) for run in runs], analysis, out)
     return 0
 
 
@@ -56,55 +56,84 @@ def _calibrators(folders: Sequence[Path], plugins: Sequence[Path]) -> list[str]:
     return list(dict.fromkeys(name for one in settings for name in one.calibrator))
 
 
+@dataclass(frozen=True)
 class _Run:
     """A run folder's experiments: every seed of every arm of its grid, under every calibrator.
 
     Attributes:
+        folder: as it was given.
+        file: the file that says what the run holds.
         rows: a row an experiment and method.
         methods: that were wanted, the raw predictions first.
-        refused: by method that does not take some arm's logits, the first reason.
+        refused: by method the reason why it does not take some arm's logits; empty where it does.
         failed: trials that left nothing to calibrate.
-        incomplete, arms: arms without some of their trials, and all arms.
+        arms: arms of the grid.
+        trained: those that are trained at every seed; the others are left out.
+    """
+
+    folder: Path
+    file: str
+    rows: Sequence[Mapping[str, Any]]
+    methods: Sequence[str]
+    refused: Mapping[str, str]
+    failed: int
+    arms: int
+    trained: int
+
+
+def _input(run: _Run) -> dict[str, Any]:
+    from calib_bench.system.files import sha256
+
+    return {"role": RUN, "name": str(run.folder), "sha256": {run.file: sha256(Path(run.file))}}
+
+
+def _read(folder: Path, calibrators: Sequence[str], plugins: Sequence[Path]) -> _Run:
+    """A run folder's experiments.
 
     Raises:
         UserError: it is no run folder, or none of its arms is trained.
     """
+    from calib_bench import registry
+    from calib_bench.analysis.scores import RAW
+    from calib_bench.commands import table_ties
+    from calib_bench.execute import analysis_pool, worker
 
-    def __init__(self, folder: Path, calibrators: Sequence[str], plugins: Sequence[Path]) -> None:
-        from calib_bench import registry
-        from calib_bench.analysis.scores import RAW
-        from calib_bench.commands import table_ties
-        from calib_bench.execute import analysis_pool, worker
+    store, settings = open_run(folder, plugins)
+    worker.prepare(settings)
+    methods = [RAW, *registry.calibrators(calibrators)]
+    every = table_ties.arms_by_key(store, settings)
+    keys = [key for key, arm in every.items() if _is_trained(store, arm)]
+    if not keys:
+        command = store.provenance()["command"]
+        raise UserError(f"no arm of {folder} is trained at every seed: finish it with\n  {command}")
+    with analysis_pool.workers(settings):
+        ties = table_ties.Ties(store, settings, _table(keys, methods), plugins)
+    ties.keep()
+    rows = [{**row, "run": folder.name} for i in range(len(ties.rows)) for row in _experiments(store, ties, i)]
+    refused = {method: row.refused for (_, method), row in zip(ties.places, ties.rows, strict=True)}
+    failed = sum(_failures(store, every[key]) for key in keys)
+    return _Run(folder, str(store.path / "study.json"), rows, methods, refused, failed, len(every), len(keys))
 
-        self.folder = folder
-        self.store, settings = open_run(folder, plugins)
-        worker.prepare(settings)
-        self.methods = [RAW, *registry.calibrators(calibrators)]
-        every = table_ties.arms_by_key(self.store, settings)
-        trained = [key for key, arm in every.items() if arm.trials and all(map(self.store.has, arm.trials.values()))]
-        if not trained:
-            command = self.store.provenance()["command"]
-            raise UserError(f"no arm of {folder} is trained at every seed: finish it with\n  {command}")
-        self.arms, self.incomplete = len(every), len(every) - len(trained)
-        self.failed = sum(self.store.fate(trial) != "done" for key in trained for trial in every[key].trials.values())
-        rows = _table(trained, self.methods)
-        with analysis_pool.workers(settings):
-            ties = table_ties.Ties(self.store, settings, rows, plugins)
-        ties.keep()
-        self.refused = {method: row.refused for (_, method), row in zip(ties.places, ties.rows, strict=True)}
-        self.rows = [row for i in range(len(rows)) for row in self._experiments(ties, i)]
 
-    def _experiments(self, ties: Ties, i: int) -> Iterator[dict[str, Any]]:
-        """The seeds of a row of an arm and method, those that ended better than guessing."""
-        from calib_bench.analysis.measure import FINISHED
+def _is_trained(store: Store, arm: Arm) -> bool:
+    return bool(arm.trials) and all(map(store.has, arm.trials.values()))
 
-        (key, method), metrics = ties.places[i], ties.rows[i].metrics
-        trials = [trial for _, trial in sorted(ties.arms[key].trials.items())]
-        measured = [trial for trial in trials if self.store.fate(trial) in FINISHED]
-        for place, trial in enumerate(measured if metrics else ()):
-            if self.store.fate(trial) == "done":
-                scores = {metric: values[place] for metric, values in metrics.items()}
-                yield _name(trial, key) | {"run": self.folder.name, "method": method} | scores
+
+def _failures(store: Store, arm: Arm) -> int:
+    return sum(store.fate(trial) != "done" for trial in arm.trials.values())
+
+
+def _experiments(store: Store, ties: Ties, i: int) -> Iterator[dict[str, Any]]:
+    """The seeds of a row of an arm and method, those that ended better than guessing."""
+    from calib_bench.analysis.measure import FINISHED
+
+    (key, method), metrics = ties.places[i], ties.rows[i].metrics
+    trials = dict(sorted(ties.arms[key].trials.items())).values()
+    fates = {trial: fate for trial in trials if (fate := store.fate(trial)) in FINISHED}
+    for place, (trial, fate) in enumerate(fates.items()):
+        if metrics and fate == "done":
+            scores = {metric: values[place] for metric, values in metrics.items()}
+            yield _name(trial, key) | {"method": method} | scores
 
 
 def _table(keys: Sequence[tuple[Any, ...]], methods: Sequence[str]) -> pd.DataFrame:
@@ -137,20 +166,30 @@ def leaderboard(runs: Sequence[_Run]) -> Analysis:
     table, note = over.standings(frame)
     title = "Calibrators over all experiments"
     tables = {"standings": Table(title, table, f"{note} {COST}", paper=True, names=("method",), first=over.FIRST)}
-    for column, heading in TABLES.items():
-        parts = {value: over.standings(rows)[0] for value, rows in frame.groupby(column)}
-        if len(parts) > 1:
-            grouped = pd.concat([part.assign(**{column: value}) for value, part in parts.items()], ignore_index=True)
-            text = GROUP_NOTE.format(column=column, note=over.STANDING_NOTE)
-            tables[f"by_{column}"] = Table(heading, grouped, text, names=(column, "method"), first=over.FIRST)
+    tables |= {f"by_{column}": _within(frame, column) for column in TABLES if frame[column].nunique() > 1}
     tables["experiments"] = Table("Each arm, mean over its seeds", _by_arm(frame), "", names=("method",))
+    warnings = (*_left_out(frame, runs), *_warnings(runs, over.units(frame), every["key"][again].nunique()))
+    return Analysis(over.verdict(table, frame), tables, warnings)
+
+
+def _within(frame: pd.DataFrame, column: str) -> Table:
+    """The standings within each value of a column."""
+    import pandas as pd
+
+    from calib_bench.core.study import Table
+    from calib_bench.evaluation import standings as over
+
+    parts = [over.standings(rows)[0].assign(**{column: value}) for value, rows in frame.groupby(column)]
+    note = GROUP_NOTE.format(column=column, note=over.STANDING_NOTE)
+    grouped = pd.concat(parts, ignore_index=True)
+    return Table(TABLES[column], grouped, note, names=(column, "method"), first=over.FIRST)
+
+
+def _left_out(frame: pd.DataFrame, runs: Sequence[_Run]) -> tuple[str, ...]:
+    from calib_bench.evaluation.standings import left_out
+
     methods = list(dict.fromkeys(method for run in runs for method in run.methods))
-    refused = {method: why for run in runs for method, why in run.refused.items() if why}
-    warnings = [
-        *over.left_out(frame, methods, refused),
-        *_warnings(runs, over.units(frame), every["key"][again].nunique()),
-    ]
-    return Analysis(over.verdict(table, frame), tables, tuple(warnings))
+    return left_out(frame, methods, {method: why for run in runs for method, why in run.refused.items() if why})
 
 
 def _by_arm(frame: pd.DataFrame) -> pd.DataFrame:
@@ -165,13 +204,13 @@ def _warnings(runs: Sequence[_Run], units: tuple[str, int], twice: int) -> Itera
     words, number = units
     if number < FEW:
         yield FEW_UNITS.format(number=number, units=words)
-    for run in runs:
-        if run.incomplete:
-            yield INCOMPLETE.format(run=run.folder, number=run.incomplete, arms=run.arms)
-    if failed := sum(run.failed for run in runs):
-        yield FAILED.format(number=failed)
-    if twice:
-        yield TWICE.format(number=twice)
+    yield from (
+        INCOMPLETE.format(run=run.folder, number=run.arms - run.trained, arms=run.arms)
+        for run in runs
+        if run.trained < run.arms
+    )
+    counts = {FAILED: sum(run.failed for run in runs), TWICE: twice}
+    yield from (text.format(number=count) for text, count in counts.items() if count)
 
 
 COMMAND = Command(

@@ -163,15 +163,11 @@ def left_out(frame: pd.DataFrame, methods: Sequence[str], why: Mapping[str, str]
         methods: that were wanted.
         why: the first reason, by method, where it is known.
     """
-    counts: Mapping[str, int] = frame.groupby("method").size().to_dict()
     number = len(_wide(frame, "log_loss"))
-    partial = [method for method in methods if counts.get(method, 0) < number]
+    counts = frame.groupby("method").size().reindex(methods, fill_value=0)
+    partial = {method: count for method, count in counts.items() if count < number}
+    reasons = {method: f" (first: {reason})" for method, reason in why.items()}
     return tuple(
-        PARTIAL.format(
-            method=method,
-            number=counts.get(method, 0),
-            experiments=number,
-            why=f" (first: {why[method]})" if method in why else "",
-        )
-        for method in partial
+        PARTIAL.format(method=method, number=count, experiments=number, why=reasons.get(str(method), ""))
+        for method, count in partial.items()
     )

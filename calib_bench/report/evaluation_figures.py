@@ -83,7 +83,8 @@ def ece_over_bins(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-STANDINGS = (("win_rate", "win rate", 0.5), ("from_raw", "log loss less raw's (nats)", 0.0))
+FROM_RAW = "log loss less raw's (nats)"
+STANDINGS = (("win_rate", "win rate", 0.5), ("from_raw", FROM_RAW, 0.0))
 """Columns of a table of standings that are drawn, what their axes say, and where a method is like the others."""
 
 
@@ -121,7 +122,7 @@ def by_beta(frame: pd.DataFrame) -> Figure:
         draw_estimates(axis, place, rows, "from_raw", color=f"C{i}", marker="o", markersize=3, label=method)
     axis.axhline(0, color="0.5", linewidth=0.8)
     set_beta_axis(axis, frame["beta"].unique())
-    axis.set(ylabel="log loss less raw's (nats)")
+    axis.set_ylabel(FROM_RAW)
     axis.legend(fontsize=7)
     return figure
 

@@ -103,6 +103,14 @@ class TableView:
         """The view without some columns."""
         return replace(self, frame=self.frame.drop(columns=list(names)))
 
+    def brief(self, most: int) -> TableView:
+        """The view of a table of more columns than `most` with its first ones alone, where it declares any."""
+        if len(self.shown) <= most or not self.declared_first:
+            return self
+        hidden = set(self.shown) - {*self.naming, *self.declared_first}
+        ends = {f"{name}{end}" for name in hidden for end in ("", *SIBLINGS)}
+        return self.without(ends & set(self.frame))
+
     @cached_property
     def shown(self) -> tuple[str, ...]:
         """The columns that hold any value, without those of limits and p-values."""

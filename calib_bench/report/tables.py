@@ -105,8 +105,7 @@ def rich_table(table: Table) -> RichTable:
     from rich.text import Text
 
     view, same = _without_constants(TableView.of(table))
-    if len(view.shown) > MOST_COLUMNS and view.declared_first:
-        view = view.without({*view.shown} - {*view.naming, *view.declared_first})
+    view = view.brief(MOST_COLUMNS)
     headers, rows = _texts(view, _narrow)
     caption = Text(" ".join(part for part in (view.note, same) if part))
     drawn = RichTable(

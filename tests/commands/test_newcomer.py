@@ -224,15 +224,17 @@ def test_a_model_is_refused_other_inputs_and_the_name_of_another(mine: Path) -> 
 
 
 def test_a_model_that_is_none_or_of_other_classes_is_refused(mine: Path) -> None:
-    for change, message in (
-        ("lambda spec, classes: None", "gave NoneType: it returns an nn.Module"),
-        ("lambda spec, classes: OneLayer(64, classes + 1)", "a head of 11 outputs, and the data has 10 classes"),
-        ("lambda spec, classes: nn.Flatten()", "has an nn.Linear in its attribute `head`"),
-    ):
-        (mine / "changed.py").write_text(f"{MODEL}\nMODEL = Model({change}, kinds=('vector',))\n")
-        registry.use_plugins([mine])
+    cases = {
+        "nothing": ("None", "gave NoneType: it returns an nn.Module"),
+        "eleven": ("OneLayer(64, classes + 1)", "a head of 11 outputs, and the data has 10 classes"),
+        "headless": ("nn.Flatten()", "has an nn.Linear in its attribute `head`"),
+    }
+    for name, (made, _) in cases.items():
+        (mine / f"{name}.py").write_text(f"{MODEL}\nMODEL = Model(lambda spec, classes: {made}, kinds=('vector',))\n")
+    registry.use_plugins([mine])
+    for name, (_, message) in cases.items():
         with pytest.raises(UserError, match=message):
-            models.build("changed", InputSpec("vector", (64,)), 10)
+            models.build(name, InputSpec("vector", (64,)), 10)
 
 
 def test_a_model_of_timm(mine: Path) -> None:

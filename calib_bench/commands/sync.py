@@ -62,8 +62,7 @@ def _replay(store: Store, settings: Settings) -> int:
     study = registry.study(settings.study)
     analysis = None
     if not analysis_export.is_current(store):
-        analysis = study.analyse(settings, store)
-        reporting.build(store, study, settings, analysis)
+        analysis = reporting.renew(store, study, settings)
     warnings: list[str] = []
     with Tracker(store, settings, warnings.append) as tracker:
         count = tracker.finish(analysis)

@@ -37,10 +37,11 @@ def _with_notes(analysis: Analysis, store: Store) -> Analysis:
 
 
 def renew(store: Store, study: Study, settings: Settings) -> Analysis:
-    """`analyse` and `build`, on the same worker processes."""
+    """`analyse` and `build`, on the same worker processes; what the report was made of is kept, see `reuse`."""
     with analysis_pool.workers(settings):
         analysis = analyse(store, study, settings)
         build(store, study, settings, analysis)
+    reuse.keep(store, settings.model_dump(mode="json"), planning.read(settings, study, store), analysis)
     return analysis
 
 
@@ -64,10 +65,8 @@ def build(store: Store, study: Study, settings: Settings, analysis: Analysis | N
         analysis = analyse(store, study, settings) if analysis is None else analysis
         files, about = figures.drawn(study, analysis), figures.rendered_details(study, analysis)
         tables.save(analysis.tables, folder / "tables")
-        trials = planning.read(settings, study, store)
-        origin = provenance(store, settings, trials)
+        origin = provenance(store, settings, planning.read(settings, study, store))
         drawn, details = figures.save(study, analysis, folder / "figures", files), list(about)
     path = folder / "report.html"
     write_bytes(path, html.page(study, settings, analysis, drawn, origin, details).encode())
-    reuse.keep(store, settings.model_dump(mode="json"), trials, analysis)
     return path

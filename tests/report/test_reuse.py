@@ -11,9 +11,10 @@ from synthetic import make
 
 from calib_bench import cli, registry
 from calib_bench.core.settings import Settings
+from calib_bench.core.study import Analysis
 from calib_bench.planning import plan as planning
 from calib_bench.report import reuse
-from calib_bench.report.build import build
+from calib_bench.report.build import build, renew
 from calib_bench.store.store import Store
 from calib_bench.system import files
 
@@ -23,7 +24,7 @@ WORDS = ("beta=0.1,1", "objective=cross_entropy", "seed=0..1", "lr=0.1", "calibr
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store, settings = make(tmp_path_factory.mktemp("reuse") / "run", *WORDS)
-    build(store, registry.study(settings.study), settings)
+    renew(store, registry.study(settings.study), settings)
     return store.path
 
 
@@ -82,6 +83,12 @@ def _a_trial_failed(run: Path) -> None:
     store.failures.record(trial, "raised", "no reason")
 
 
+def _another_analysis_was_drawn(run: Path) -> None:
+    store = Store(run)
+    settings: Settings = store.settings()
+    build(store, registry.study(settings.study), settings, Analysis(("Nothing.",), {}))
+
+
 def _another_command(run: Path) -> None:
     path = run / "study.json"
     content = files.read_sealed(path) | {"command": "another"}
@@ -92,8 +99,15 @@ def _the_note_is_damaged(run: Path) -> None:
     (run / reuse.KEPT).write_text('{"inputs": 1}')
 
 
-CHANGES = (_a_figure_is_gone, _a_table_was_edited, _a_trial_changed, _a_trial_failed, _another_command,
-           _the_note_is_damaged)  # fmt: skip
+CHANGES = (
+    _another_analysis_was_drawn,
+    _a_figure_is_gone,
+    _a_table_was_edited,
+    _a_trial_changed,
+    _a_trial_failed,
+    _another_command,
+    _the_note_is_damaged,
+)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))

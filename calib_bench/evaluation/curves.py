@@ -82,7 +82,7 @@ def _reliability(top: Top, bins: int) -> Iterator[dict[str, float]]:
 
 
 def _binomial_quantiles(levels: Sequence[float], n: int, p: float) -> Array:
-    """The least counts whose cumulative probability is no less than the levels; importing scipy.stats takes a second."""
+    """The least counts of cumulative probability `levels` or more; importing scipy.stats takes a second."""
     if p == 0:
         return np.zeros(len(levels))
     above = np.ceil(bdtrik(levels, n, p))

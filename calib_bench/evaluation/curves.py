@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.special import bdtr, bdtrik
 
 from calib_bench import inference
 from calib_bench.core.study import Table
@@ -69,7 +69,7 @@ def _reliability(top: Top, bins: int) -> Iterator[dict[str, float]]:
         rows = index_N == b
         count, confidence = int(rows.sum()), float(confidence_N[rows].mean())
         per_model = max(1, round(count / len(top[0])))
-        low, high = binom.ppf((0.025, 0.975), per_model, min(confidence, 1.0)) / per_model
+        low, high = _binomial_quantiles((0.025, 0.975), per_model, min(confidence, 1.0)) / per_model
         yield {
             "low": b / bins,
             "high": (b + 1) / bins,
@@ -79,6 +79,15 @@ def _reliability(top: Top, bins: int) -> Iterator[dict[str, float]]:
             "consistent_low": float(low),
             "consistent_high": float(high),
         }
+
+
+def _binomial_quantiles(levels: Sequence[float], n: int, p: float) -> Array:
+    """The least counts of cumulative probability `levels` or more; importing scipy.stats takes a second."""
+    if p == 0:
+        return np.zeros(len(levels))
+    above = np.ceil(bdtrik(levels, n, p))
+    below = np.maximum(above - 1, 0)
+    return np.where(bdtr(below, n, p) >= levels, below, above)
 
 
 def _risk(top: Top, bins: int) -> Iterator[dict[str, float]]:

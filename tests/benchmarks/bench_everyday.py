@@ -35,17 +35,26 @@ def pythons() -> dict[str, str]:
     return {OURS: sys.executable, EARLIER: os.environ["CALIB_BENCH_EARLIER"]}
 
 
-def command(python: str, folder: Path, *words: str) -> Callable[[], str]:
-    """A job: the command line in a folder, its output."""
+def environment() -> dict[str, str]:
+    """That of every command: no data, no network, one thread."""
     hidden = ("PYTHONDONTWRITEBYTECODE", "CALIB_BENCH_DATA")  # without the first, every process compiles torch anew
-    environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    environment |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    kept = {name: value for name, value in os.environ.items() if name not in hidden}
+    return kept | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def program(python: str, folder: Path, *words: str) -> Callable[[], str]:
+    """A job: Python in a folder, its output."""
 
     def run() -> str:
-        line = [python, "-m", "calib_bench", *words]
-        return subprocess.run(line, cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout
+        line = [python, *words]
+        return subprocess.run(line, cwd=folder, env=environment(), check=True, capture_output=True, text=True).stdout
 
     return run
+
+
+def command(python: str, folder: Path, *words: str) -> Callable[[], str]:
+    """A job: the command line in a folder, its output."""
+    return program(python, folder, "-m", "calib_bench", *words)
 
 
 def against_earlier(*words: str, has: str, run: Sequence[str] = TINY, without: str = "", pairs: int = 3) -> Bench:

@@ -21,15 +21,7 @@ from calib_bench.analysis.rate_choice import shift, with_choice
 from calib_bench.analysis.result_rows import TWO_KINDS, Row, cell
 from calib_bench.analysis.scores import REPAIRED
 from calib_bench.analysis.tables import STAR, TableSpec
-from calib_bench.inference import (
-    Interval,
-    Resampled,
-    crossed_interval,
-    percentile,
-    refitted,
-    resampled_means,
-    within,
-)
+from calib_bench.inference import Interval, Resampled, crossed_interval, percentile, refitted, resampled_means, within
 from calib_bench.inference.arrays import Array
 
 RESULTS = {"repaired log loss": ("temperature_scaling", "log_loss"), "error": ("raw", "correct")}

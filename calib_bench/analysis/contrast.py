@@ -19,7 +19,7 @@ from calib_bench.analysis.calibration_variance import fitted_to, same_calibratio
 from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.measure import SPLIT, Measures
 from calib_bench.analysis.rate_choice import LOG_KAPPA, shift, with_choice
-from calib_bench.analysis.result_rows import Row, doubtful, fields
+from calib_bench.analysis.result_rows import Row, bounded, doubtful, fields
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import Fitted, Interval, crossed_interval, share, within
@@ -129,10 +129,7 @@ def _share(
 ) -> Row:
     total, conf, _ = moves
     choice = (conf, total) if conf is not None and total is not None else None
-    estimate = share(part_SN, whole_SN, nested=nested, fit=fit, choice=choice)
-    if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
-        return {}
-    return Estimate.of_interval(estimate).limits(name)
+    return bounded(name, share(part_SN, whole_SN, nested=nested, fit=fit, choice=choice))
 
 
 def kappa(arm: Measures, rows: list[int]) -> Row:

@@ -34,6 +34,12 @@ def limits(name: str, interval: Interval) -> Row:
     return Estimate.of_interval(interval).limits(name)
 
 
+def bounded(name: str, interval: Interval) -> Row:
+    """The same of an interval with finite limits; no column of any other."""
+    estimate = Estimate.of_interval(interval)
+    return estimate.limits(name) if math.isfinite(estimate.low) and math.isfinite(estimate.high) else {}
+
+
 def doubtful(intervals: Mapping[str, Interval]) -> Row:
     """A column "doubtful" that names the quantities whose limits are in doubt, by reason; no column where none are."""
     reasons: dict[str, list[str]] = {}

@@ -78,6 +78,13 @@ def _count(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
+def by_model(frame: pd.DataFrame) -> Iterator[tuple[Row, pd.DataFrame]]:
+    """Rows of one model and variant, with the columns that name them."""
+    if len(frame):
+        for (model, variant), rows in frame.groupby(["model", "variant"], sort=False, dropna=False):
+            yield {"model": model, "variant": variant if isinstance(variant, str) else None}, rows
+
+
 def families(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Rows of one model and variant, with the words that begin a sentence on them: none when there is one family."""
     if not len(frame):

@@ -10,6 +10,7 @@ import pandas as pd
 from calib_bench import registry
 from calib_bench.analysis import collapse
 from calib_bench.analysis.contrast import is_reference
+from calib_bench.analysis.findings import Sentences
 from calib_bench.analysis.interventions import why_not
 from calib_bench.analysis.table_notes import smoke_warnings
 from calib_bench.core.fate import DEAD, GUESS
@@ -28,6 +29,37 @@ STATES = (
     ("missing", "not run yet"),
 )
 """Status of trials that are left out of their arms, with its description."""
+
+
+class Says(Sentences):
+    """What warnings say."""
+
+    ONE_SEED = "One seed: intervals hold for this one initialization and batch order{more}."
+    DATA = "Data: {note}."
+    NO_REFERENCE = "No reference: no arm has beta={reference:g} with cross-entropy, so nothing was compared."
+    NO_INTERVENTIONS = "Left out, interventions on {model}: {why}."
+    REFUSED = "Left out, {method}: {refusal}"
+    DOUBTFUL = "Limits in doubt, which may cover less than 95% of the time, minus the reference: {listed}."
+    DOUBTFUL_ARM = "{model} beta={beta:.3g} {objective} ({doubtful})"
+    UNTRAINED = (
+        "Untrained: {models} at epochs=0 has its initial weights: no number or sentence about it describes training."
+    )
+    BATCH = (
+        "Batch: batch={batch} is more than the {examples:,} training examples, so that every update takes all of them "
+        "and an epoch is one update."
+    )
+    TUNING = "{status}: {arms} ({meaning})."
+    FEW_SEEDS = (
+        f"{FEW_SEEDS.capitalize()}: {{seeds}} chose the rate of {{arms}}; no contrast is established with fewer than "
+        f"{FEWEST_SEEDS}; give tune_seeds={FEWEST_SEEDS}."
+    )
+    LOST = "Left out with their pairs, {state}: {number} of {of} trials ({listed})."
+    DEAD = (
+        f"Dead at the chosen rate, and part of every mean: {{number}} of {{of}} trials ended at {GUESS:.0%} or more of "
+        "the loss of guessing ({listed})."
+    )
+    AT_BOUND = "Temperature at a bound, which is its kappa: {number} of {of} trials."
+    TRIAL = "{model} beta={beta:.3g} {objective}{what} seed {seed}"
 
 
 def warnings(
@@ -61,19 +93,19 @@ def one_seed(grid: Grid, more: str = "") -> list[str]:
     """
     if len(grid.seed) != 1:
         return []
-    return [f"One seed: intervals hold for this one initialization and batch order{more}."]
+    return [Says.ONE_SEED.of(more=more)]
 
 
 def data_notes(provenance: Mapping[str, Any]) -> list[str]:
     """Warnings on the data that trials were trained on, as loading them noted."""
     splits = provenance.get("splits", ())
-    return [f"Data: {note}." for split in splits for note in split.get("notes", {}).values()]
+    return [Says.DATA.of(note=note) for split in splits for note in split.get("notes", {}).values()]
 
 
 def _no_reference(arms: Sequence[Arm], grid: Grid) -> list[str]:
     if any(is_reference(arm.trial.model_dump(), grid) for arm in arms):
         return []
-    return [f"No reference: no arm has beta={grid.reference:g} with cross-entropy, so nothing was compared."]
+    return [Says.NO_REFERENCE.of(reference=grid.reference)]
 
 
 def missing_interventions(arms: Sequence[Arm], grid: Grid) -> list[str]:
@@ -81,8 +113,8 @@ def missing_interventions(arms: Sequence[Arm], grid: Grid) -> list[str]:
     if grid.interventions != "yes":
         return []
     references = [arm.trial for arm in arms if is_reference(arm.trial.model_dump(), grid)]
-    reasons = dict.fromkeys(f"{trial.model}: {why}" for trial in references if (why := why_not(trial)))
-    return [f"Left out, interventions on {reason}." for reason in reasons]
+    reasons = dict.fromkeys((trial.model, why) for trial in references if (why := why_not(trial)))
+    return [Says.NO_INTERVENTIONS.of(model=model, why=why) for model, why in reasons]
 
 
 def refusals(refused: Mapping[str, str], requested: Sequence[str]) -> list[str]:
@@ -96,7 +128,7 @@ def refusals(refused: Mapping[str, str], requested: Sequence[str]) -> list[str]:
     calibrators = registry.calibrators()
     runs_all = set(calibrators) <= set(requested)
     return [
-        f"Left out, {method}: {refusal}"
+        Says.REFUSED.of(method=method, refusal=refusal)
         for method, refusal in refused.items()
         if not (runs_all and calibrators[method].classes)
     ]
@@ -107,30 +139,20 @@ def _doubtful(frame: pd.DataFrame | None) -> list[str]:
     if frame is None or "doubtful" not in frame:
         return []
     rows = frame[frame["doubtful"].notna()].to_dict("records")
-    listed = ", ".join(f"{row['model']} beta={row['beta']:.3g} {row['objective']} ({row['doubtful']})" for row in rows)
-    return [f"Limits in doubt, which may cover less than 95% of the time, minus the reference: {listed}."]
+    return [Says.DOUBTFUL.of(listed=", ".join(Says.DOUBTFUL_ARM.of(**row) for row in rows))]
 
 
 def untrained(arms: Sequence[Arm]) -> list[str]:
     """Warning that names models without any training; it heads the verdict too."""
     models = dict.fromkeys(arm.trial.model for arm in arms if arm.trial.epochs == 0 and not arm.trial.pretrained)
-    if not models:
-        return []
-    return [
-        f"Untrained: {', '.join(models)} at epochs=0 has its initial weights: no number or sentence about it "
-        "describes training."
-    ]
+    return [Says.UNTRAINED.of(models=", ".join(models))] if models else []
 
 
 def _batches(arms: Sequence[Arm], provenance: Mapping[str, Any]) -> list[str]:
     """Warnings on batch sizes above the number of training examples."""
     sizes = [split["sizes"]["train"] for split in provenance.get("splits", ()) if "sizes" in split]
     large = sorted({arm.trial.batch for arm in arms if sizes and arm.trial.epochs and arm.trial.batch > min(sizes)})
-    return [
-        f"Batch: batch={batch} is more than the {min(sizes):,} training examples, so that every update takes all of "
-        "them and an epoch is one update."
-        for batch in large
-    ]
+    return [Says.BATCH.of(batch=batch, examples=min(sizes)) for batch in large]
 
 
 def _tuning(arms: Sequence[Arm]) -> list[str]:
@@ -140,7 +162,7 @@ def _tuning(arms: Sequence[Arm]) -> list[str]:
         affected = [arm for arm in arms if arm.status == status and (status != "fixed" or arm.trial.epochs > 0)]
         if affected:
             everything = _listed(affected, len(affected) == len(arms) and len(arms) > 1)
-            sentences.append(f"{status.capitalize()}: {everything} ({meaning}).")
+            sentences.append(Says.TUNING.of(status=status.capitalize(), arms=everything, meaning=meaning))
     return sentences + _few_seeds([arm for arm in arms if FEW_SEEDS in arm.tuning], len(arms))
 
 
@@ -149,9 +171,7 @@ def _few_seeds(few: Sequence[Arm], count: int) -> list[str]:
     if not few:
         return []
     seeds = max(len(trials) for arm in few for trials in arm.tried.values())
-    chose = f"{seeds} seed{'s' * (seeds > 1)} chose the rate of {_listed(few, len(few) == count)}"
-    advice = f"no contrast is established with fewer than {FEWEST_SEEDS}; give tune_seeds={FEWEST_SEEDS}"
-    return [f"{FEW_SEEDS.capitalize()}: {chose}; {advice}."]
+    return [Says.FEW_SEEDS.of(seeds=f"{seeds} seed{'s' * (seeds > 1)}", arms=_listed(few, len(few) == count))]
 
 
 def _listed(arms: Sequence[Arm], every: bool) -> str:
@@ -165,19 +185,18 @@ def _trials(frame: pd.DataFrame) -> list[str]:
     for row in rows:
         by_status.setdefault(row["status"], []).append(_trial(row))
     sentences = [
-        f"Left out with their pairs, {text}: {len(lost)} of {len(rows)} trials ({', '.join(lost)})."
+        Says.LOST.of(state=text, number=len(lost), of=len(rows), listed=", ".join(lost))
         for status, text in STATES
         if (lost := by_status.get(status))
     ]
     if dead := by_status.get(DEAD):
-        ended = f"{len(dead)} of {len(rows)} trials ended at {GUESS:.0%} or more of the loss of guessing"
-        sentences.append(f"Dead at the chosen rate, and part of every mean: {ended} ({', '.join(dead)}).")
+        sentences.append(Says.DEAD.of(number=len(dead), of=len(rows), listed=", ".join(dead)))
     stopped = sum(row.get("at_bound") is True for row in rows)
     if stopped:
-        sentences.append(f"Temperature at a bound, which is its kappa: {stopped} of {len(rows)} trials.")
+        sentences.append(Says.AT_BOUND.of(number=stopped, of=len(rows)))
     return sentences
 
 
 def _trial(row: Mapping[str, Any]) -> str:
     what = f" ({row['intervention']})" if isinstance(row.get("intervention"), str) else ""
-    return f"{row['model']} beta={row['beta']:.3g} {row['objective']}{what} seed {row['seed']}"
+    return Says.TRIAL.of(**{**row, "what": what})

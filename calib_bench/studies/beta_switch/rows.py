@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from calib_bench.analysis.calibration_variance import fitted_to
@@ -10,7 +9,7 @@ from calib_bench.analysis.collapse import two_kinds
 from calib_bench.analysis.contrast import contrast
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
-from calib_bench.analysis.result_rows import Row
+from calib_bench.analysis.result_rows import Row, bounded
 from calib_bench.analysis.scores import REPAIRED
 from calib_bench.analysis.tuned_arms import Reader, by_objective
 from calib_bench.core.settings import Grid
@@ -107,12 +106,8 @@ def _decided(arm: Measures, begun: Measures, ended: Measures, nested: bool) -> R
     """
     seeds = [seed for seed in arm.seeds if seed in begun.seeds and seed in ended.seeds]
     row: Row = {}
-    if not seeds:
-        return row
-    for name, (method, score) in PARTS.items():
-        ratio = _decided_share((arm, begun, ended), seeds, method, score, nested)
-        if math.isfinite(ratio.low) and math.isfinite(ratio.high):
-            row |= {f"decided_{name}": ratio.mean, f"decided_{name}_low": ratio.low, f"decided_{name}_high": ratio.high}
+    for name, (method, score) in PARTS.items() if seeds else ():
+        row |= bounded(f"decided_{name}", _decided_share((arm, begun, ended), seeds, method, score, nested))
     return row
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from calib_bench.analysis.result_rows import Row, limits
+from calib_bench.analysis.table_notes import by_model
 from calib_bench.inference import crossed_interval
 from calib_bench.studies.early_learning.probes import TOLERANCE
 from calib_bench.studies.early_learning.rows import ORDINARY, ZERO, slope
@@ -123,10 +124,3 @@ def exponents(frames: Mapping[str, pd.DataFrame]) -> Iterator[Row]:
                     interval = limits("slope", crossed_interval([[value] for value in slopes], nested=True))
                     about = {"quantity": title, "range": where.name, **name}
                     yield about | interval | {"seeds": len(slopes), "theory": theory}
-
-
-def by_model(frame: pd.DataFrame) -> Iterator[tuple[Row, pd.DataFrame]]:
-    """The measurements of one model and variant, with their names."""
-    if len(frame):
-        for (model, variant), rows in frame.groupby(["model", "variant"], sort=False, dropna=False):
-            yield {"model": model, "variant": variant if isinstance(variant, str) else None}, rows

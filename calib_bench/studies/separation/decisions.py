@@ -26,14 +26,7 @@ from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.inference import DECISIONS, Fitted, Interval, decision_intervals
-from calib_bench.report.drawing import (
-    WIDTH,
-    by_family,
-    dodge_factor,
-    draw_line,
-    figure_legend,
-    set_beta_axis,
-)
+from calib_bench.report.drawing import WIDTH, by_family, dodge_factor, draw_line, figure_legend, set_beta_axis
 from calib_bench.report.panels import ZERO_LINE, new_figure, rows_of
 
 if TYPE_CHECKING:

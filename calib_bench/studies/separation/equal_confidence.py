@@ -26,17 +26,17 @@ from torch import Tensor
 
 from calib_bench.analysis.calibration_variance import same_calibration
 from calib_bench.analysis.contrast import difference_of
-from calib_bench.analysis.findings import Finding, changes, findings_of, overview
+from calib_bench.analysis.findings import Finding, Sentences, changes, findings_of, overview
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import SCORES, shift
-from calib_bench.analysis.result_rows import Row, adjusted, doubtful, fields
+from calib_bench.analysis.result_rows import Row, adjusted, bounded, doubtful, fields
 from calib_bench.analysis.table_notes import families, over_beta
 from calib_bench.analysis.tables import STAR, TableSpec
 from calib_bench.analysis.temperature_influence import temperature_slopes
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import Trial
-from calib_bench.inference import Fitted, Interval, crossed_interval, ece_interval, fitted, share
+from calib_bench.inference import Fitted, crossed_interval, ece_interval, fitted, share
 from calib_bench.inference.arrays import Array
 from calib_bench.inference.scores import with_doubt
 from calib_bench.metrics.scores import scores_n
@@ -296,14 +296,10 @@ def rows_of(matched: Matched, name: Row, nested: bool) -> list[Row]:
         if metric in ("log loss", "Brier"):
             choice = (moves["equal_confidence"], moves["total"]) if moves else None
             fit = fits.get("equal_confidence")
-            row |= _share(share(parts["equal_confidence"], parts["total"], nested=nested, fit=fit, choice=choice))
+            of_total = share(parts["equal_confidence"], parts["total"], nested=nested, fit=fit, choice=choice)
+            row |= bounded("share", of_total)
         out.append(row)
     return [*out, {**base, "metric": "ECE", **_ece(matched, nested)}]
-
-
-def _share(interval: Interval) -> Row:
-    bounded = math.isfinite(interval.low) and math.isfinite(interval.high)
-    return {"share": interval.mean, "share_low": interval.low, "share_high": interval.high} if bounded else {}
 
 
 def _ece(matched: Matched, nested: bool) -> Row:
@@ -336,13 +332,25 @@ def points(matched: Matched, name: Row) -> list[Row]:
     ]
 
 
+class Says(Sentences):
+    """What is said of arms at equal confidence."""
+
+    HEADLINE = "{where}With the reference as confident as the arm, {overview}."
+    LARGEST = "Test log loss changes most at {where}, against beta={reference:g}: {changes}{depends}."
+    DEPENDS = "; how much is dynamics depends on the confidence at which one looks"
+    UNMATCHED = (
+        "beta={beta:.3g} {objective}: {unmatched} of {of} seeds could not be compared at equal confidence: no "
+        "temperature reaches the other model's."
+    )
+
+
 def headlines(frame: pd.DataFrame, grid: Grid) -> list[str]:
     """One sentence per family on the betas at which an effect is left at equal confidence."""
     sentences = []
     for where, group in families(adjusted(frame, "metric") if len(frame) else frame):
         findings = [one for m in FIRST for one in findings_of(_of_metric(group, m, grid), "equal_confidence", m)]
         if findings:
-            sentences.append(f"{where}With the reference as confident as the arm, {overview(findings)}.")
+            sentences.append(Says.HEADLINE.of(where=where, overview=overview(findings)))
     return sentences
 
 
@@ -371,11 +379,9 @@ def _largest(row: Mapping[str, Any], grid: Grid) -> str:
     """Sentence on the arm whose log loss changed most: the total and its parts by confidence."""
     findings = [Finding.of(row, column, name, "nats") for column, name in PARTS.items()]
     interaction = Finding.of(row, "interaction")
-    depends = "; how much is dynamics depends on the confidence at which one looks"
-    return (
-        f"Test log loss changes most at {findings[0].where}, against beta={grid.reference:g}: {changes(findings)}"
-        f"{depends if interaction.is_established else ''}."
-    )
+    depends = Says.DEPENDS if interaction.is_established else ""
+    about = {"where": findings[0].where, "reference": grid.reference}
+    return Says.LARGEST.of(**about, changes=changes(findings), depends=depends)
 
 
 PARTS = {
@@ -388,15 +394,7 @@ PARTS = {
 
 
 def _unmatched(row: Mapping[Any, Any]) -> str:
-    return UNMATCHED.format(
-        beta=row["beta"], objective=row["objective"], lost=row["unmatched"], seeds=row["seeds"] + row["unmatched"]
-    )
-
-
-UNMATCHED = (
-    "beta={beta:.3g} {objective}: {lost} of {seeds} seeds could not be compared at equal confidence: no temperature "
-    "reaches the other model's."
-)
+    return Says.UNMATCHED.of(**{**row, "of": row["seeds"] + row["unmatched"]})
 
 
 def _of(first: bool, frame: pd.DataFrame) -> pd.DataFrame:

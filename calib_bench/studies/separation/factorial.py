@@ -27,7 +27,7 @@ from calib_bench.analysis.format import ALPHA
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import shift
 from calib_bench.analysis.result_rows import FEW_CHOSE, Row, few_chose, fields, revoked
-from calib_bench.analysis.table_notes import families
+from calib_bench.analysis.table_notes import by_model, families
 from calib_bench.analysis.tables import TableSpec
 from calib_bench.core.settings import Grid
 from calib_bench.inference import holm, variance_shares
@@ -123,7 +123,7 @@ def rows(scores: Iterable[Row], choices: Moves | None = None) -> list[Row]:
         at any level of the other; `tuning`; `betas`, `objectives`, `seeds` in the layout, `dropped` seeds.
     """
     out = []
-    for name, frame in _families(scores):
+    for name, frame in by_model(pd.DataFrame(list(scores))):
         for result, (metric, method) in SHARES.items():
             values, betas, objectives, dropped = layout(frame, metric, method)
             if len(betas) < 2 or values.shape[-1] == 0:
@@ -160,7 +160,7 @@ def tests(scores: Iterable[Row]) -> list[Row]:
         `p_without`, `holm_without`; `betas`, `seeds`, `dropped`; `least_p`, the smallest p that so many seeds allow.
     """
     out = []
-    for name, frame in _families(scores):
+    for name, frame in by_model(pd.DataFrame(list(scores))):
         mine: list[Row] = []
         present = set(frame["method"])
         checks = [("accuracy", "accuracy", RAW, "any temperature")]
@@ -207,17 +207,6 @@ def least_p(values_ABS: Array) -> float:
     return max(math.factorial(min(A, 20)) ** -(S - 1), 1 / (1 + DRAWS)) if S > 1 else 1.0
 
 
-def _families(scores: Iterable[Row]) -> list[tuple[Row, pd.DataFrame]]:
-    frame = pd.DataFrame(list(scores))
-    if not len(frame):
-        return []
-    groups = frame.groupby(["model", "variant"], sort=False, dropna=False)
-    return [
-        ({"model": model, "variant": variant if isinstance(variant, str) else None}, group)
-        for (model, variant), group in groups
-    ]
-
-
 def _layout(frame: pd.DataFrame, _: Grid) -> dict[str, str]:
     """How many seeds, betas and objectives the layouts have, each as "5" or "3 to 5"."""
     spans = {column: (int(frame[column].min()), int(frame[column].max())) for column in SIZES if column in frame}
@@ -245,14 +234,10 @@ def words(frame: pd.DataFrame, grid: Grid) -> list[str]:
     for where, group in families(frame):
         listed = [f"{row['result']} {_share(row)}" for row in group.to_dict("records") if row["result"] in _SHOWN]
         factors = "beta, objective and seed" if int(group["objectives"].max()) > 1 else "beta and seed"
-        few = Says.NOT_ESTABLISHED if group.get("tuning", group["result"]).map(_few).any() else ""
+        few = Says.NOT_ESTABLISHED if any(map(few_chose, group.to_dict("records"))) else ""
         if listed:
             sentences.append(Says.SHARES.of(where=where, factors=factors, listed="; ".join(listed), few=few))
     return sentences
-
-
-def _few(tuning: str) -> bool:
-    return few_chose({"tuning": tuning})
 
 
 _SHOWN = ("accuracy", "repaired log loss", "log loss at equal confidence")

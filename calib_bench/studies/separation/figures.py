@@ -12,13 +12,7 @@ from calib_bench.core.study import Analysis
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.report.drawing import set_beta_axis
 from calib_bench.report.panels import ZERO_LINE, draw_families, draw_series, mark_zero, rows_of
-from calib_bench.studies.separation.ensembles import (
-    POOLED,
-    POOLED_REPAIRED,
-    REPAIRED_POOLED,
-    SINGLE,
-    SINGLE_REPAIRED,
-)
+from calib_bench.studies.separation.ensembles import POOLED, POOLED_REPAIRED, REPAIRED_POOLED, SINGLE, SINGLE_REPAIRED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

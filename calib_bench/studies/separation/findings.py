@@ -14,14 +14,7 @@ from calib_bench.analysis.result_rows import cell
 from calib_bench.analysis.table_notes import families
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.studies.separation import (
-    equal_confidence,
-    factorial,
-    reversals,
-    settling,
-    speed,
-    warm_up,
-)
+from calib_bench.studies.separation import equal_confidence, factorial, reversals, settling, speed, warm_up
 
 Row = Mapping[str, Any]
 MAIN = ("log_loss_total", "accuracy")

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from calib_bench.analysis.controls import SECTION
-from calib_bench.analysis.findings import Finding, changes
+from calib_bench.analysis.findings import Finding, Sentences, changes
 from calib_bench.core.study import DETAILS, Analysis, Detail, Section, Table
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.report import drawing
@@ -59,6 +59,23 @@ SECTIONS = (
     Section("Seeds", ("collapse", "seeds")),
     Section("Tuning and trials", ("learning_rates", "head_start", "choice", "rates", "trials", "reliability_bins")),
 )
+
+
+class Says(Sentences):
+    """What the page says of each beta."""
+
+    BRIEF = (
+        f"{CROSS_ENTROPY}: accuracy {{raw[accuracy]:.3f}}, log loss {{raw[log_loss]:.3f}}, after temperature scaling "
+        "{repaired[log_loss]:.3f}{more}"
+    )
+    REFERENCE = "The reference: the other arms are compared with its cross-entropy arm."
+    RATES = "Chosen rates ({unit}): {listed}."
+    RATE = "{rate:.3g} with {objective}{elsewhere}"
+    SEEDS = "seed {cross_fitted} at {rate:.3g}"
+    ELSEWHERE = " ({moved}, as the others choose)"
+    AGAINST = "With cross-entropy, against beta = {reference:g}: {changes}."
+
+
 SHOWN = ("accuracy", "log_loss", "brier", "ece", "ece_null", "kappa")
 
 
@@ -101,17 +118,14 @@ def _brief(rows: pd.DataFrame) -> str:
     raw, repaired = by_method.loc[arm_figures.RAW], by_method.loc[arm_figures.REPAIRED]
     kappa = repaired.get("kappa")
     more = f", kappa {kappa:.2f}" if kappa is not None and kappa == kappa else ""
-    return (
-        f"{CROSS_ENTROPY}: accuracy {raw['accuracy']:.3f}, log loss {raw['log_loss']:.3f}, after temperature scaling "
-        f"{repaired['log_loss']:.3f}{more}"
-    )
+    return Says.BRIEF.of(raw=raw, repaired=repaired, more=more)
 
 
 def _words(analysis: Analysis, rows: pd.DataFrame) -> Iterator[str]:
     """Text of one beta: its cross-entropy arm against the reference, and the chosen rates."""
     reference = analysis.result.reference
     if float(rows["beta"].iloc[0]) == reference:
-        yield "The reference: the other arms are compared with its cross-entropy arm."
+        yield Says.REFERENCE
     contrasts = _same(analysis.tables["separation"].frame, rows)
     arm_rows = contrasts[contrasts["objective"] == CROSS_ENTROPY] if len(contrasts) else contrasts
     for row in arm_rows.to_dict("records"):
@@ -120,8 +134,8 @@ def _words(analysis: Analysis, rows: pd.DataFrame) -> Iterator[str]:
     rates = _same(analysis.tables["rates"].frame, rows)
     chosen = rates[rates["chosen"]].to_dict("records") if "chosen" in rates else []
     if chosen:
-        listed = ", ".join(f"{row['rate']:.3g} with {row['objective']}{_elsewhere(rates, row)}" for row in chosen)
-        yield f"Chosen rates ({chosen[0]['unit']}): {listed}."
+        listed = ", ".join(Says.RATE.of(**row, elsewhere=_elsewhere(rates, row)) for row in chosen)
+        yield Says.RATES.of(unit=chosen[0]["unit"], listed=listed)
 
 
 def _elsewhere(rates: pd.DataFrame, chosen: Mapping[str, Any]) -> str:
@@ -130,13 +144,13 @@ def _elsewhere(rates: pd.DataFrame, chosen: Mapping[str, Any]) -> str:
         return ""
     others = rates[(rates["objective"] == chosen["objective"]) & (rates["rate"] != chosen["rate"])]
     others = others[others["cross_fitted"].fillna("") != ""]
-    moved = [f"seed {row['cross_fitted']} at {row['rate']:.3g}" for row in others.to_dict("records")]
-    return f" ({', '.join(moved)}, as the others choose)" if moved else ""
+    moved = ", ".join(Says.SEEDS.of(**row) for row in others.to_dict("records"))
+    return Says.ELSEWHERE.of(moved=moved) if moved else ""
 
 
 def _against(row: Mapping[str, Any], reference: float) -> str:
     findings = [Finding.of(row, column, NAMES[column], UNITS.get(column, "")) for column in NAMES]
-    return f"With cross-entropy, against beta = {reference:g}: {changes(findings)}."
+    return Says.AGAINST.of(reference=reference, changes=changes(findings))
 
 
 def _same(frame: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from calib_bench.analysis.calibration_variance import fitted_to, same_calibration
 from calib_bench.analysis.contrast import difference_of
-from calib_bench.analysis.findings import Finding, betas, changes, findings_of, overview
+from calib_bench.analysis.findings import Finding, Sentences, betas, changes, findings_of, overview
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import RedrawnChoice, shift
 from calib_bench.analysis.result_rows import Row, adjusted, doubtful, fields
@@ -443,6 +443,15 @@ def _counted(names: Sequence[str]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in Counter(names).most_common())
 
 
+class Says(Sentences):
+    """What is said of richer families of maps."""
+
+    CHOSEN = "With the family of maps that cross-validation chose, {overview}."
+    HARM = "At {betas} the chosen map does harm: it has too few calibration examples."
+    FAMILIES = "At beta={beta:.3g} refinement changed after {changes}.{sign}"
+    SIGN = " All families agree on its sign."
+
+
 def words(frame: pd.DataFrame, grid: Grid) -> list[str]:
     """Sentences on whether the split by temperature scaling holds for richer families of maps."""
     if not len(frame) or "refinement_change" not in frame or frame["family"].nunique() <= 2:
@@ -461,12 +470,12 @@ def _family_words(log_loss: pd.DataFrame, grid: Grid) -> list[str]:
     largest = max(chosen, key=lambda row: abs(row["total_change"]))
     findings = [one for column, name in CHANGES.items() for one in findings_of(chosen, column, name)]
     sentences = [
-        f"With the family of maps that cross-validation chose, {overview(findings)}.",
+        Says.CHOSEN.of(overview=overview(findings)),
         _compared(largest, log_loss),
     ]
     harmed = [row for row in chosen if row.get("calibration_high", math.nan) < 0]
     if harmed:
-        sentences.append(f"At {betas(harmed)} the chosen map does harm: it has too few calibration examples.")
+        sentences.append(Says.HARM.of(betas=betas(harmed)))
     return sentences
 
 
@@ -491,8 +500,8 @@ def _compared(largest: Row, log_loss: pd.DataFrame) -> str:
         if _has_change(row)
     ]
     agree = len({finding.departure > 0 for finding in by_family}) == 1
-    sign = " All families agree on its sign." if agree and all(one.is_established for one in by_family) else ""
-    return f"At beta={largest['beta']:.3g} refinement changed after {changes(by_family)}.{sign}"
+    sign = Says.SIGN if agree and all(one.is_established for one in by_family) else ""
+    return Says.FAMILIES.of(beta=largest["beta"], changes=changes(by_family), sign=sign)
 
 
 def _chosen(frame: pd.DataFrame) -> pd.DataFrame:

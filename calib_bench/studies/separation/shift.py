@@ -22,7 +22,7 @@ from calib_bench.analysis import fitting
 from calib_bench.analysis.contrast import is_reference
 from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.measure import FINISHED
-from calib_bench.analysis.result_rows import Row, doubtful, fields
+from calib_bench.analysis.result_rows import Row, doubtful, fields, limits
 from calib_bench.analysis.scores import REPAIRED
 from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_slopes
 from calib_bench.analysis.trial_predictions import TrialLogits, on_trials
@@ -354,7 +354,7 @@ def _row(arm: ShiftedArm, reference: ShiftedArm | None, splits: Sequence[str], n
     row: Row = {"seeds": len(arm.seeds), "examples": scores.shape[1], "nested": nested}
     for column, metric in LEVELS.items():
         fit = _fit([(1.0, arm)], ((column, 1),), splits, arm.seeds, nested)
-        row |= _limits(column, score_interval(metric, arm.scores(column, splits, arm.seeds), nested, fit))
+        row |= limits(column, score_interval(metric, arm.scores(column, splits, arm.seeds), nested, fit))
     row |= _kappa(arm.scores("log_kappa", splits, arm.seeds), nested)
     both = _seeds_of_both(arm, reference)
     if reference is None or not both:
@@ -388,10 +388,6 @@ def _method_rows(arm: ShiftedArm, reference: ShiftedArm | None, nested: bool) ->
             examples = len(levels[0].examples["accuracy"])
             base = {**label, "method": method, "seeds": len(arm.seeds), "examples": examples, "nested": nested}
             yield base | method_row(levels, pairs, nested, fit)
-
-
-def _limits(column: str, interval: Interval) -> Row:
-    return Estimate.of_interval(interval).limits(column)
 
 
 def _kappa(log_kappa_SN: Array, nested: bool) -> Row:

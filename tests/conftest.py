@@ -37,11 +37,11 @@ def _denormals() -> None:
 @pytest.fixture(autouse=True, scope="module")
 def _formats(request: pytest.FixtureRequest) -> Iterator[None]:
     """What reports write of each figure, half of their work: the formats that a file of tests names, SVG where it names
-    figures alone, PNG where W&B is to show them, or its `FORMATS`. Without any, figures are made and not written."""
+    figures alone, PNG where W&B is to show them. Without any, figures are made and not written."""
     words = {"png": "png|tracking", "svg": "svg|figure", "pdf": "pdf"}
     named = tuple(name for name, pattern in words.items() if re.search(pattern, request.path.read_text()))
     with pytest.MonkeyPatch.context() as patch:
-        _write(getattr(request.module, "FORMATS", named), patch)
+        _write(named, patch)
         yield
 
 

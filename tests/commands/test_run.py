@@ -33,7 +33,6 @@ TINY = [
 WHOLE = [*TINY, "calibrator=temperature_scaling,isotonic,vector_scaling"]
 CHEAP = ["calibrator=temperature_scaling", "wandb=disabled", "workers=1"]
 ROOT = Path(__file__).parents[2]
-FORMATS = ("svg",)  # of reports in this process: the main job in its own writes them all
 
 
 def call(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -68,7 +68,6 @@ COMMAND = Command(
         "predict runs/digits-separation:KEY split=calibration",
         "predict runs/digits-separation:KEY data=new.npz out=logits.npz",
         "predict runs/folder-separation:KEY data=new.csv out=logits.csv",
-        "predict runs/imagenet-separation:KEY data=photographs split=test",
     ),
     _call,
     notes=NOTES,

@@ -241,7 +241,7 @@ def scored_as_published(trial: Trial) -> bool:
 
 def check_beta(beta: object) -> None:
     """Raises SettingsError where an inverse temperature is not a positive number."""
-    if not isinstance(beta, Real) or not 0 < beta < float("inf"):
+    if not isinstance(beta, Real) or not 0 < float(beta) < math.inf:
         raise SettingsError(f"beta={beta!r} is not a positive number")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ from synthetic import make
 
 from calib_bench import cli, registry
 from calib_bench.core.settings import Settings
-from calib_bench.core.study import Analysis
 from calib_bench.planning import plan as planning
 from calib_bench.report import reuse
 from calib_bench.report.build import build, renew
@@ -86,7 +86,8 @@ def _a_trial_failed(run: Path) -> None:
 def _another_analysis_was_drawn(run: Path) -> None:
     store = Store(run)
     settings: Settings = store.settings()
-    build(store, registry.study(settings.study), settings, Analysis(("Nothing.",), {}))
+    study = registry.study(settings.study)
+    build(store, study, settings, replace(study.analyse(settings, store), verdict=("Something else.",)))
 
 
 def _another_command(run: Path) -> None:

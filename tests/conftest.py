@@ -12,7 +12,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_SILENT", "true")
 
 import forked
-import forked_logger
 import pytest
 import torch
 from hypothesis import settings as hypothesis_settings
@@ -22,7 +21,6 @@ from calib_bench.report import figures
 
 torch.set_num_threads(1)
 forked.share()
-forked_logger.share()
 analysis_pool.WORTH = float("inf")  # an analysis stays in the process of its test: the tests beside it use the others
 hypothesis_settings.register_profile("default", deadline=None, max_examples=50)
 hypothesis_settings.load_profile("default")

@@ -6,7 +6,6 @@ seconds. Each is a process of its own all the same, with its signals, exit code,
 from __future__ import annotations
 
 import atexit
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from calib_bench.cli import main
-from calib_bench.execute.process import apart_from_main
+from calib_bench.execute import fork_server
 
 PACKAGE = Path(__file__).parents[1] / "calib_bench"
 IMPORTED = [f"calib_bench.commands.{path.stem}" for path in sorted((PACKAGE / "commands").glob("[!_]*.py"))]
@@ -31,21 +30,29 @@ IMPORTED += [f"matplotlib.backends.backend_{kind}" for kind in ("agg", "pdf", "s
 IMPORTED += ["pyarrow.dataset", "pyarrow.parquet", "sklearn.datasets", "torch.utils.flop_counter"]
 IMPORTED += ["torch.fx.experimental.symbolic_shapes"]  # of every gradient of a gradient
 ENVIRONMENT = {**os.environ}
-_real = multiprocessing.get_context
-forkserver.set_forkserver_preload(IMPORTED)
 
 
-@contextmanager
-def replaced(environment: dict[str, str]) -> Iterator[None]:
-    before = {**os.environ}
-    os.environ.clear()
-    os.environ.update(environment)
-    try:
-        with chdir(PACKAGE):
-            yield
-    finally:
+def share() -> None:
+    """Have one server for all tests of this process, which imports in the environment that all tests begin with."""
+    fork_server.PRELOADED = tuple(IMPORTED)
+    ensure_running = forkserver._forkserver.ensure_running
+
+    def ensure() -> None:
+        before = {**os.environ}
         os.environ.clear()
-        os.environ.update(before)
+        os.environ.update(ENVIRONMENT)
+        try:
+            with chdir(PACKAGE):
+                ensure_running()
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+    _have(ensure)
+
+
+def _have(ensure: Callable[[], None]) -> None:
+    forkserver.ensure_running = forkserver._forkserver.ensure_running = ensure
 
 
 class Process(contexts.ForkServerProcess):
@@ -55,8 +62,7 @@ class Process(contexts.ForkServerProcess):
     streams = (1, 2)
 
     def start(self) -> None:
-        with replaced(ENVIRONMENT):  # of all tests, where this one starts the process that imports
-            forkserver._forkserver.ensure_running()
+        fork_server.start()
         super().start()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -68,22 +74,12 @@ class Process(contexts.ForkServerProcess):
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
         os.environ.clear()
         os.environ.update(self.environment)
-        forkserver._forkserver.ensure_running = lambda: None  # it runs, though not as a child of this process
-        share()
+        _have(lambda: None)  # it runs, though not as a child of this process
         try:
             super().run()
         finally:
             threading._shutdown()
             atexit._run_exitfuncs()
-
-
-class Context(contexts.ForkServerContext):
-    Process = Process
-
-
-def share() -> None:
-    """Let what is spawned from this process be forked from the one that has imported everything."""
-    multiprocessing.get_context = lambda method=None: Context() if method == "spawn" else _real(method)
 
 
 class Run:
@@ -93,7 +89,7 @@ class Run:
         self.files = [tempfile.TemporaryFile("w+") for _ in Process.streams]  # noqa: SIM115
         self.process = Process(target=_work, args=(environment, function, arguments))
         self.process.streams = tuple(file.fileno() if stdout is None else stdout for file in self.files)
-        with apart_from_main():
+        with fork_server.apart_from_main():
             self.process.start()
         self.pid = self.process.pid
 
@@ -129,6 +125,7 @@ def _work(environment: dict[str, str], function: Callable[..., Any], arguments: 
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    fork_server.heed()
     os.environ.update(environment)
     sys.exit(function(*arguments))
 

@@ -42,7 +42,7 @@ def share() -> None:
         os.environ.clear()
         os.environ.update(ENVIRONMENT)
         try:
-            with chdir(PACKAGE):
+            with chdir(PACKAGE.parent):
                 ensure_running()
         finally:
             os.environ.clear()
@@ -60,10 +60,6 @@ class Process(contexts.ForkServerProcess):
     descriptors for its output and its errors."""
 
     streams = (1, 2)
-
-    def start(self) -> None:
-        fork_server.start()
-        super().start()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "environment": {**os.environ}, "streams": [reduction.DupFd(fd) for fd in self.streams]}
@@ -89,6 +85,7 @@ class Run:
         self.files = [tempfile.TemporaryFile("w+") for _ in Process.streams]  # noqa: SIM115
         self.process = Process(target=_work, args=(environment, function, arguments))
         self.process.streams = tuple(file.fileno() if stdout is None else stdout for file in self.files)
+        fork_server.start()
         with fork_server.apart_from_main():
             self.process.start()
         self.pid = self.process.pid

@@ -1,6 +1,6 @@
-"""Tasks, baselines, studies and corruptions by name, those of the package and plug-ins, and plugged-in models.
+"""Tasks, baselines, studies, corruptions and models by name, those of the package and of plug-ins.
 
-No other module imports plug-ins. The package's own models have families of names, see `models`.
+No other module imports plug-ins. The name of a model's file may be the beginning of many names, see `core.model`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,13 @@ _CONSTANTS: dict[str, tuple[str, tuple[type, ...]]] = {
     "corruptions": ("CORRUPTION", (Corruption,)),
     "models": ("MODEL", (Model,)),
 }
-_SINGULAR = {"tasks": "task", "baselines": "baseline", "studies": "study", "corruptions": "corruption"}
-"""The kinds of which the package has its own, a file each."""
+_SINGULAR = {
+    "tasks": "task",
+    "baselines": "baseline",
+    "studies": "study",
+    "corruptions": "corruption",
+    "models": "model",
+}
 _PACKAGES = {"corruptions": "data.corruptions"}
 """Where those are, if not in the package that is called as the kind."""
 _STUDY_FILE = "study.py"
@@ -50,9 +55,8 @@ _plugins: dict[str, dict[str, Any]] = {kind: {} for kind in _CONSTANTS}
 
 @functools.cache
 def _own(kind: str) -> tuple[str, ...]:
-    if kind not in _SINGULAR:
-        return ()
-    return tuple(sorted({_name(path) for folder in folders(kind) for path in _plugin_files(folder)}))
+    files = [path for folder in folders(kind) for path in _plugin_files(folder)]
+    return tuple(sorted({_name(path) for path in files if kind != "models" or _declared(path, "MODEL")[0]}))
 
 
 def folders(kind: str) -> list[Path]:
@@ -75,10 +79,8 @@ def _name(path: Path) -> str:
 
 
 def names(kind: str) -> list[str]:
-    """Names of a kind ("tasks", "baselines", "studies", "corruptions"), of plug-ins too; imports none of the package's.
-
-    Of "models" only those of plug-ins, see `plugged_in_models`.
-    """
+    """Names of a kind ("tasks", "baselines", "studies", "corruptions", "models"), of plug-ins too; imports none of the
+    package's."""
     return sorted({*_own(kind), *_plugins[kind]})
 
 
@@ -184,8 +186,19 @@ def corruptions(kind: str) -> dict[str, Corruption]:
 
 
 def plugged_in_models() -> Mapping[str, Model]:
-    """The models that plug-ins set, by name."""
+    """The models that plug-ins set, by the names of their files."""
     return _plugins["models"]
+
+
+@functools.cache
+def package_models() -> Mapping[str, Model]:
+    """The package's own models by the names of their files, read without importing them, and torch: `build` does."""
+    declared = {name: _declared(Path(folders("models")[0], f"{name}.py"), "MODEL")[1] for name in _own("models")}
+    return {name: Model(functools.partial(_build, name), **literals) for name, literals in declared.items()}
+
+
+def _build(name: str, *arguments: Any, **options: Any) -> Any:
+    return load("models", name).build(*arguments, **options)
 
 
 def study_options() -> dict[str, type[StudyOptions]]:
@@ -323,4 +336,6 @@ def _register(name: str, path: Path, module: ModuleType) -> None:
         value = _constant(module, kind, str(path))
         if isinstance(value, (Objective, Calibrator)):
             plugin_checks.check(value, str(path))
+        if isinstance(value, Model):
+            plugin_checks.check_names(value, name, str(path))
         _plugins[kind][name] = value

@@ -17,8 +17,7 @@ def _tasks() -> list[Row]:
 
 
 def _models() -> list[Row]:
-    hf = "any text classifier or encoder of transformers: NAME on the Hub, or a folder as hf/./PATH"
-    return [*models.examples().items(), ("hf/NAME", hf)]
+    return list(models.examples().items())
 
 
 def _baselines() -> list[Row]:

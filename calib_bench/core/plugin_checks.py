@@ -6,7 +6,10 @@ moves a predicted class, and says that it never does, would turn differences of 
 
 from __future__ import annotations
 
+import re
+
 from calib_bench.core.baseline import Calibrator, Objective
+from calib_bench.core.model import Model
 from calib_bench.errors import SettingsError
 
 EXAMPLES, CLASSES = 60, 4
@@ -79,3 +82,18 @@ def _calibrator(calibrator: Calibrator, origin: str) -> None:
             f"{origin} says keeps_argmax=True, and changes the predicted class of {moved} of {EXAMPLES} made-up "
             "examples: say keeps_argmax=False, or mend apply"
         )
+
+
+def check_names(model: Model, family: str, origin: str) -> None:
+    """Raises SettingsError where a model's parameters are no regular expression, or its examples are no names of it."""
+    try:
+        others = [name for name in model.examples if not model.match(family, name)]
+        needs_example = not (model.examples or model.match(family, family))
+    except re.error as error:
+        raise SettingsError(f"{origin}: parameters={model.parameters!r} is no regular expression: {error}") from None
+    if others:
+        raise SettingsError(
+            f"{origin}: the example {others[0]!r} is not {family!r} with parameters {model.parameters!r}"
+        )
+    if needs_example:
+        raise SettingsError(f"{origin} has parameters in its names: declare examples={{'{family}_...': 'a line'}}")

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -36,53 +34,14 @@ ALIASES = {
 PRETRAINED = ("timm", "hf")
 """Libraries whose models have published weights, by the beginning of their names: timm and transformers."""
 
-EXAMPLES = {
-    "mlp_128_128": "fully connected, ReLU, one hidden layer per width; mlp_128_128_nobias has no biases (homogeneous), "
-    "mlp_128_128_layernorm normalizes them",
-    "linear": "softmax regression: no hidden layer; linear_nobias has no biases",
-    "scalar": "one parameter, the logit of the first half of the classes: an exactly solvable model of SGD's noise",
-    "cnn_16_32": "plain CNN, one 3x3 convolution, ReLU and 2x2 max-pool per width",
-    "wrn_16_4": "Wide ResNet of depth 16 and width 4, batch norm; depth is 6n + 4",
-    "wrn_28_10": "Wide ResNet of depth 28 and width 10, batch norm",
-    "wrn_16_4_nonorm": "Wide ResNet without normalization, Fixup initialization",
-    "resnet9_16": "small residual net that learns CIFAR-10 in a few epochs, batch norm; widths 16, 32, 64, 128",
-    "gru_64": "embedding and one GRU layer of width 64, last state",
-    "lstm_64": "embedding and one LSTM layer of width 64, last state",
-    "bag_64": "mean of word embeddings of width 64",
-    "timm/resnet50": "ResNet-50, and likewise any other model of timm by its name",
-}
-"""Names of the package's own models to start from, with a line for people."""
-
-
-@dataclass(frozen=True)
-class _Family:
-    """Names that match `pattern` are built by `build` of the module called `module`, or else by a plug-in."""
-
-    module: str | None
-    pattern: str
-    kinds: tuple[str, ...]
-    fusable: bool
-
-
-_W = r"[1-9]\d{0,4}"
-_FAMILIES = (
-    _Family("mlp", rf"mlp((?:_{_W})+)(_nobias|_layernorm)?", ("vector", "image"), True),
-    _Family("mlp", r"linear()(_nobias)?", ("vector", "image"), True),
-    _Family("scalar", r"scalar", ("vector", "image", "tokens"), True),
-    _Family("cnn", rf"cnn((?:_{_W})+)", ("image",), True),
-    _Family("wrn", rf"wrn_({_W})_({_W})", ("image",), False),
-    _Family("wrn", rf"wrn_({_W})_({_W})(_nonorm)", ("image",), True),
-    _Family("resnet9", rf"resnet9_({_W})", ("image",), False),
-    _Family("recurrent", rf"(gru|lstm)_({_W})", ("tokens",), False),
-    _Family("bag", rf"bag_({_W})", ("tokens",), True),
-    _Family("timm", r"timm/([A-Za-z0-9_.]+)", ("image",), False),
-    _Family("hf", r"hf/(.+)", ("tokens",), False),
-)
-
 
 def examples() -> dict[str, str]:
-    """Names to start from with a line for people: `EXAMPLES`, whose numbers may be changed, and plugged-in models."""
-    return EXAMPLES | {name: model.title for name, model in _plugged_in().items()}
+    """Names to start from, whose numbers may be changed, with a line for people."""
+    return {
+        example: line
+        for name, model in _families().items()
+        for example, line in (model.examples or {name: model.title}).items()
+    }
 
 
 def names() -> tuple[str, ...]:
@@ -90,17 +49,17 @@ def names() -> tuple[str, ...]:
     return tuple(examples())
 
 
-def _plugged_in() -> Mapping[str, Model]:
-    """The models of plug-ins by name.
+def _families() -> dict[str, Model]:
+    """The models of the package and of plug-ins by the names of their files.
 
     Raises:
-        SettingsError: one of them has a name that one of the package's own has.
+        SettingsError: a plug-in's name is one of the package's own models.
     """
-    plugins = registry.plugged_in_models()
+    package, plugins = registry.package_models(), registry.plugged_in_models()
     for name in plugins:
-        if name in ALIASES or _family(name) is not None:
+        if name in ALIASES or any(model.match(family, name) for family, model in package.items()):
             raise SettingsError(f"the plug-in model {name!r} has the name of one of the package's own: rename its file")
-    return plugins
+    return {**package, **plugins}
 
 
 def canonical(name: str) -> str:
@@ -124,11 +83,11 @@ def check(name: str, kind: str | None = None) -> None:
     Raises:
         SettingsError: the name matches nothing, or the model takes other inputs.
     """
-    family, _ = _resolve(name)
-    if kind is not None and kind not in family.kinds:
-        fitting = [example for example in examples() if kind in _resolve(example)[0].kinds]
+    _, model, _ = _resolve(name)
+    if kind is not None and kind not in model.kinds:
+        fitting = [example for example in examples() if kind in _resolve(example)[1].kinds]
         raise SettingsError(
-            f"model {name!r} takes inputs of kind {' or '.join(family.kinds)}, but the task's are of kind {kind}; "
+            f"model {name!r} takes inputs of kind {' or '.join(model.kinds)}, but the task's are of kind {kind}; "
             f"models for those: {', '.join(fitting) or 'none'}"
         )
 
@@ -140,25 +99,34 @@ def check_exists(name: str) -> None:
         SettingsError: no such model.
     """
     check(name)
-    family, match = _resolve(name)
-    if family.module in PRETRAINED:
+    family, _, match = _resolve(name)
+    if family in PRETRAINED:
         _of_library(family).exists(match[1])
 
 
 def pretrained_head(name: str) -> Head | None:
     """What the outputs of a model's published weights stand for; None where that is not known, or there are none."""
-    family, match = _resolve(name)
+    family, _, match = _resolve(name)
     return _of_library(family).pretrained_head(match[1])
 
 
 def weights_at_hand(name: str) -> str | None:
     """The published weights that would be loaded for a model now, as a trial's key names them; None without any."""
-    family, match = _resolve(name)
+    family, _, match = _resolve(name)
     return _of_library(family).weights_at_hand(match[1])
 
 
-def _of_library(family: _Family) -> ModuleType:
-    return importlib.import_module(f"calib_bench.models.{family.module}")
+def _of_library(family: str) -> ModuleType:
+    return importlib.import_module(f"calib_bench.models.{family}")
+
+
+def declared_references(name: str) -> tuple[str, ...]:
+    """The BibTeX keys that a model's file declares.
+
+    Raises:
+        SettingsError: no such model.
+    """
+    return _resolve(name)[1].references
 
 
 def fusable(name: str) -> bool:
@@ -166,7 +134,8 @@ def fusable(name: str) -> bool:
 
     Whether that is faster is another matter: fused convolutions are slower than a loop on a CPU.
     """
-    return _resolve(name)[0].fusable
+    _, model, match = _resolve(name)
+    return bool(re.fullmatch(model.stackable, match[0]))
 
 
 def build(name: str, spec: InputSpec, classes: int, pretrained: bool = False, weights: str | None = None) -> nn.Module:
@@ -188,14 +157,12 @@ def build(name: str, spec: InputSpec, classes: int, pretrained: bool = False, we
     check(name, spec.kind)
     if pretrained and weights and of_file(weights):
         return from_file(name, spec, classes, weights)[0]
-    family, match = _resolve(name)
-    if pretrained and family.module not in PRETRAINED:
+    family, model, match = _resolve(name)
+    if pretrained and family not in PRETRAINED:
         raise UserError(f"there are no pretrained weights for model {name!r}; timm/NAME and hf/NAME have them")
-    if family.module is None:
-        return _checked(name, _plugged_in()[name].build(spec, classes), classes)
-    module = importlib.import_module(f"calib_bench.models.{family.module}")
     options = {"pretrained": True, "weights": weights} if pretrained else {}
-    return module.build(*match.groups(), spec=spec, classes=classes, **options)
+    built = model.build(spec, classes, *match.groups(), **options)
+    return _checked(name, built, classes) if family in registry.plugged_in_models() else built
 
 
 def _checked(name: str, model: nn.Module, classes: int) -> nn.Module:
@@ -292,34 +259,27 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
-def _resolve(name: str) -> tuple[_Family, re.Match[str]]:
-    """The family of a name, with the match of its pattern.
+def _resolve(name: str) -> tuple[str, Model, re.Match[str]]:
+    """The file that a model's name begins with, what it sets, and the parameters in the name.
 
     Raises:
-        SettingsError: the name matches nothing.
+        SettingsError: the name matches nothing, or two files.
     """
-    plugins = _plugged_in()
-    if name in plugins:
-        plugin_family = _Family(None, re.escape(name), plugins[name].kinds, fusable=False)
-        return plugin_family, re.match(plugin_family.pattern, name)  # type: ignore[return-value]
-    resolved = _family(canonical(name))
-    if resolved is None:
+    families, full_name = _families(), canonical(name)
+    candidates = ((family, model, model.match(family, full_name)) for family, model in families.items())
+    matches = [(family, model, match) for family, model, match in candidates if match]
+    if not matches:
         raise SettingsError(
             f"unknown model {name!r} (the numbers in a name are widths and may be changed; a model of timm is written "
-            f"timm/NAME, one of transformers hf/NAME); {nearest(name, {*EXAMPLES, *ALIASES, *plugins})}"
+            f"timm/NAME, one of transformers hf/NAME); {nearest(name, {*examples(), *ALIASES})}"
         )
-    family, match = resolved
-    if family.module == "wrn":
+    if len(matches) > 1:
+        files = " and ".join(family for family, _, _ in matches)
+        raise SettingsError(f"the name {name!r} is of the models {files}: rename the plug-in")
+    family, _, match = matches[0]
+    if family == "wrn":
         _check_depth(name, int(match[1]))
-    return resolved
-
-
-def _family(name: str) -> tuple[_Family, re.Match[str]] | None:
-    """The package's own family that a full name is of, with the match of its pattern; None where it is of none."""
-    for family in _FAMILIES:
-        if match := re.fullmatch(family.pattern, name):
-            return family, match
-    return None
+    return matches[0]
 
 
 def _check_depth(name: str, depth: int) -> None:

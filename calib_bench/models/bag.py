@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from calib_bench.core.model import Model
 from calib_bench.core.splits import InputSpec
 
 
@@ -25,6 +26,15 @@ class Bag(nn.Module):
         return self.head((embedded_BLH * weight_BL[..., None]).sum(1))
 
 
-def build(width: str, *, spec: InputSpec, classes: int) -> Bag:
-    """From the part of a name such as ("64",)."""
+def build(spec: InputSpec, classes: int, width: str) -> Bag:
+    """With a width such as "64"."""
     return Bag(spec.vocabulary, int(width), classes)
+
+
+MODEL = Model(
+    build,
+    kinds=("tokens",),
+    parameters=r"_([1-9]\d{0,4})",
+    stackable=r".*",
+    examples={"bag_64": "mean of word embeddings of width 64"},
+)

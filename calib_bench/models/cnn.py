@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calib_bench.core.model import Model
 from calib_bench.core.splits import InputSpec
 
 GRID = 4
@@ -43,6 +44,15 @@ class CNN(nn.Module):
         return self.head(h.flatten(1))
 
 
-def build(widths: str, *, spec: InputSpec, classes: int) -> CNN:
-    """From the parts of a name such as ("_16_32",)."""
+def build(spec: InputSpec, classes: int, widths: str) -> CNN:
+    """With widths such as "_16_32"."""
     return CNN(spec.shape, tuple(int(w) for w in widths.split("_")[1:]), classes)
+
+
+MODEL = Model(
+    build,
+    kinds=("image",),
+    parameters=r"((?:_[1-9]\d{0,4})+)",
+    stackable=r".*",
+    examples={"cnn_16_32": "plain CNN, one 3x3 convolution, ReLU and 2x2 max-pool per width"},
+)

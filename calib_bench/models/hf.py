@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from calib_bench.core.model import Model
 from calib_bench.core.splits import InputSpec
 from calib_bench.core.trial import HF
 from calib_bench.data.cache import sha256_of
@@ -73,7 +74,7 @@ class Pooled(nn.Module):
 
 
 def build(
-    name: str, *, spec: InputSpec, classes: int, pretrained: bool = False, weights: str | None = None
+    spec: InputSpec, classes: int, name: str, pretrained: bool = False, weights: str | None = None
 ) -> Transformer:
     """The architecture that NAME's configuration describes; pretrained weights keep their head when K is theirs.
 
@@ -199,3 +200,11 @@ def _refuse_part(name: str, lacking: Collection[str]) -> None:
             f"than config.json says ({min(lacking)}), and would be random. Only a new head may be. Give the whole "
             "checkpoint, or leave pretrained= out to train from random weights"
         )
+
+
+MODEL = Model(
+    build,
+    kinds=("tokens",),
+    parameters=r"/(.+)",
+    examples={"hf/NAME": "any text classifier or encoder of transformers: NAME on the Hub, or a folder as hf/./PATH"},
+)

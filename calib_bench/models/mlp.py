@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor, nn
 
+from calib_bench.core.model import Model
 from calib_bench.core.splits import InputSpec
 
 
@@ -51,7 +52,19 @@ class LayerNormMLP(nn.Module):
         return self.head(self.body(x.flatten(1)))
 
 
-def build(widths: str, option: str | None, *, spec: InputSpec, classes: int) -> nn.Module:
-    """From the parts of a name such as ("_128_128", None); the option is "_nobias" or "_layernorm"."""
+def build(spec: InputSpec, classes: int, widths: str, option: str | None) -> nn.Module:
+    """With widths such as "_128_128" and the option "_nobias" or "_layernorm"."""
     inputs, hidden = math.prod(spec.shape), tuple(int(w) for w in widths.split("_")[1:])
     return LayerNormMLP(inputs, hidden, classes) if option == "_layernorm" else MLP(inputs, hidden, classes, not option)
+
+
+MODEL = Model(
+    build,
+    kinds=("vector", "image"),
+    parameters=r"((?:_[1-9]\d{0,4})+)(_nobias|_layernorm)?",
+    stackable=r".*",
+    examples={
+        "mlp_128_128": "fully connected, ReLU, one hidden layer per width; mlp_128_128_nobias has no biases "
+        "(homogeneous), mlp_128_128_layernorm normalizes them",
+    },
+)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from calib_bench.core.splits import InputSpec
-
 
 class Recurrent(nn.Module):
     """Embedding of width H, one layer of width H, linear head on the state after the last real token."""
@@ -27,8 +25,3 @@ class Recurrent(nn.Module):
         state_BLH = self.layer(self.embedding(tokens_BL))[0]
         last_BH = state_BLH[torch.arange(len(lengths_B), device=state_BLH.device), lengths_B - 1]
         return self.head(last_BH)
-
-
-def build(cell: str, width: str, *, spec: InputSpec, classes: int) -> Recurrent:
-    """From the parts of a name such as ("gru", "64")."""
-    return Recurrent(nn.GRU if cell == "gru" else nn.LSTM, spec.vocabulary, int(width), classes)

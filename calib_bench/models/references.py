@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from calib_bench import registry
-from calib_bench.models import canonical, check
+from calib_bench import models
+from calib_bench.models import canonical
 
 REFERENCES: dict[str, tuple[str, ...]] = {
     r"mlp_": ("rumelhart1986", "he2015"),
@@ -40,9 +40,8 @@ def references(name: str) -> tuple[str, ...]:
     >>> references("wrn_16_4_nonorm"), references("timm/resnet50.a1_in1k")
     (('zagoruyko2016', 'zhang2019fixup'), ('wightman2019', 'he2016'))
     """
-    check(name)
-    if plugin := registry.plugged_in_models().get(name):
-        return plugin.references
+    if declared := models.declared_references(name):
+        return declared
     full = canonical(name)
     if full.startswith("timm/"):
         name_there = full.removeprefix("timm/")

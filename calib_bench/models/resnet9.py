@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calib_bench.core.model import Model
 from calib_bench.core.splits import InputSpec
 
 
@@ -49,6 +50,16 @@ class ResNet9(nn.Module):
         return self.head(F.adaptive_max_pool2d(self.body(x), 1).flatten(1))
 
 
-def build(width: str, *, spec: InputSpec, classes: int) -> ResNet9:
-    """From the parts of a name such as ("16",)."""
+def build(spec: InputSpec, classes: int, width: str) -> ResNet9:
+    """With a width such as "16"."""
     return ResNet9(int(width), spec.shape[0], classes)
+
+
+MODEL = Model(
+    build,
+    kinds=("image",),
+    parameters=r"_([1-9]\d{0,4})",
+    examples={
+        "resnet9_16": "small residual net that learns CIFAR-10 in a few epochs, batch norm; widths 16, 32, 64, 128",
+    },
+)

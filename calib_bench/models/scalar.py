@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from calib_bench.core.model import Model
 from calib_bench.core.splits import InputSpec
 
 
@@ -32,6 +33,14 @@ class Scalar(nn.Module):
         return torch.cat([s_B1.expand(batch, first), torch.zeros_like(s_B1).expand(batch, self.classes - first)], 1)
 
 
-def build(*, spec: InputSpec, classes: int) -> Scalar:
+def build(spec: InputSpec, classes: int) -> Scalar:
     """Takes any inputs."""
     return Scalar(classes)
+
+
+MODEL = Model(
+    build,
+    kinds=("vector", "image", "tokens"),
+    stackable=r".*",
+    title="one parameter, the logit of the first half of the classes: an exactly solvable model of SGD's noise",
+)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from calib_bench.core.model import Model
 from calib_bench.core.splits import InputSpec
 from calib_bench.data.heads import Head
 from calib_bench.errors import SettingsError, UserError, nearest
@@ -20,9 +21,7 @@ UNDROPPED = {"drop_rate": 0.0, "drop_path_rate": 0.0}
 """No dropout, no stochastic depth: both are regularizers, and some of timm's models have them by default."""
 
 
-def build(
-    name: str, *, spec: InputSpec, classes: int, pretrained: bool = False, weights: str | None = None
-) -> nn.Module:
+def build(spec: InputSpec, classes: int, name: str, pretrained: bool = False, weights: str | None = None) -> nn.Module:
     """`timm.create_model` for these inputs and classes; pretrained weights keep their head when K is theirs.
 
     Args:
@@ -191,3 +190,11 @@ def _first_line(error: BaseException) -> str:
 
 def _prefixed(name: str, choices: list[str]) -> str:
     return nearest(f"timm/{name}", [f"timm/{choice}" for choice in choices])
+
+
+MODEL = Model(
+    build,
+    kinds=("image",),
+    parameters=r"/([A-Za-z0-9_.]+)",
+    examples={"timm/resnet50": "ResNet-50, and likewise any other model of timm by its name"},
+)

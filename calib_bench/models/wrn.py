@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from calib_bench.core.model import Model
 from calib_bench.core.splits import InputSpec
 
 
@@ -95,6 +96,19 @@ class WideResNet(nn.Module):
         return self.head(h.mean((2, 3)))
 
 
-def build(depth: str, width: str, nonorm: str | None = None, *, spec: InputSpec, classes: int) -> WideResNet:
-    """From the parts of a name such as ("16", "4")."""
+def build(spec: InputSpec, classes: int, depth: str, width: str, nonorm: str | None = None) -> WideResNet:
+    """With a depth of 6n + 4 and a width."""
     return WideResNet(int(depth), int(width), spec.shape[0], classes, norm=nonorm is None)
+
+
+MODEL = Model(
+    build,
+    kinds=("image",),
+    parameters=r"_([1-9]\d{0,4})_([1-9]\d{0,4})(_nonorm)?",
+    stackable=r".*_nonorm",
+    examples={
+        "wrn_16_4": "Wide ResNet of depth 16 and width 4, batch norm; depth is 6n + 4",
+        "wrn_28_10": "Wide ResNet of depth 28 and width 10, batch norm",
+        "wrn_16_4_nonorm": "Wide ResNet without normalization, Fixup initialization",
+    },
+)

@@ -223,6 +223,43 @@ def test_a_model_is_refused_other_inputs_and_the_name_of_another(mine: Path) -> 
         models.check("mlp_8")
 
 
+def test_a_model_with_parameters_in_its_name(mine: Path) -> None:
+    text = """
+from torch import nn
+from calib_bench import Model
+
+
+class Net(nn.Module):
+    def __init__(self, inputs, width, classes):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(inputs, width), nn.Tanh())
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+def build(spec, classes, width, depth=None):
+    return Net(spec.shape[0], int(width), classes)
+"""
+    declared = (
+        "MODEL = Model(build, kinds=('vector',), parameters=r'_(\\d+)(_deep)?', stackable=r'.*_8', examples={EXAMPLES})"
+    )
+    (mine / "tanh.py").write_text(text + declared.replace("EXAMPLES", "'tanh_8': 'one hidden layer of tanh'"))
+    registry.use_plugins([mine])
+    assert models.examples()["tanh_8"] == "one hidden layer of tanh"
+    assert models.build("tanh_16", InputSpec("vector", (5,)), 3).head.in_features == 16
+    assert models.fusable("tanh_8")
+    assert not models.fusable("tanh_16_deep")
+    with pytest.raises(SettingsError, match="did you mean 'tanh_8'"):
+        models.check("tanh")
+    for name, examples, message in (("bare", "", "declare examples="), ("other", "'tanh_8': ''", "is not 'other'")):
+        (mine / f"{name}.py").write_text(text + declared.replace("EXAMPLES", examples))
+        with pytest.raises(SettingsError, match=message):
+            registry.use_plugins([mine])
+        (mine / f"{name}.py").unlink()
+
+
 def test_a_model_that_is_none_or_of_other_classes_is_refused(mine: Path) -> None:
     cases = {
         "nothing": ("None", "gave NoneType: it returns an nn.Module"),

@@ -205,7 +205,7 @@ def test_every_reference_of_the_house_has_a_whole_entry() -> None:
     keys |= {registry.task(name).reference for name in registry.names("tasks")} - {""}
     keys |= {registry.load("baselines", name).reference for name in registry.names("baselines")}
     keys |= {key for name in registry.names("studies") for key in registry.study(name).references}
-    for name in (*models.EXAMPLES, "timm/vit_base_patch16_224", "timm/convnext_tiny"):
+    for name in (*models.names(), "timm/vit_base_patch16_224", "timm/convnext_tiny"):
         assert references(name), name
         keys |= set(references(name))
     assert keys <= set(entries)

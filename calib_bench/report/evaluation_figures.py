@@ -192,7 +192,8 @@ def save(analysis: Analysis, folder: Path) -> dict[str, str]:
     for name, files in _rendered(analysis):
         for suffix, content in files.items():
             write_bytes(folder / f"{name}.{suffix}", content)
-        svg[name] = files["svg"].decode()
+        if "svg" in files:
+            svg[name] = files["svg"].decode()
     return svg
 
 

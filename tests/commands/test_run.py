@@ -79,16 +79,17 @@ def test_the_main_job_leaves_a_whole_run_folder(finished: Path) -> None:
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_running_again_trains_nothing(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = logits(finished)
-    assert main(["run", *WHOLE, "wandb=disabled", f"out={finished.parent}"]) == 0
+def test_running_again_trains_nothing(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    again = shutil.copytree(finished, tmp_path / finished.name)
+    before = logits(again)
+    assert main(["run", *WHOLE, "wandb=disabled", f"out={tmp_path}"]) == 0
     said = capsys.readouterr().out
     assert "27 done, 0 to run" in said
     assert not re.search(r"^trained \d", said, re.M)
     assert "running" not in said
     assert "\x1b" not in said  # where no terminal is
     assert not said.startswith("{")
-    assert logits(finished) == before
+    assert logits(again) == before
 
 
 def test_the_file_that_a_run_leaves_repeats_it(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,12 +123,6 @@ def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-REFERENCES = (
-    "agarwala2023temperature", "guo2017", "berta2025", "satterthwaite1946", "holm1979", "fieller1954",
-    "lakshminarayanan2017", "rahaman2021", "ranjan2024", "efron1981", "berger1982", "chizat2019", "wang2021", "xia2025",
-    "dabah2025",
-)  # fmt: skip
-"""BibTeX keys of what it rests on."""
 STUDY = Study(
     question=(
         "When a model is trained at softmax inverse temperature beta, how much of what changes is confidence, which "
@@ -155,7 +149,23 @@ STUDY = Study(
     },
     sections=page.SECTIONS,
     details=page.details,
-    references=REFERENCES,
+    references=(
+        "agarwala2023temperature",
+        "guo2017",
+        "berta2025",
+        "satterthwaite1946",
+        "holm1979",
+        "fieller1954",
+        "lakshminarayanan2017",
+        "rahaman2021",
+        "ranjan2024",
+        "efron1981",
+        "berger1982",
+        "chizat2019",
+        "wang2021",
+        "xia2025",
+        "dabah2025",
+    ),  # fmt: skip
     measures_shift=True,
     options=Options,
     complete=settling.complete,

@@ -31,12 +31,12 @@ LIMITS = {
     "imports of tasks/ and baselines/ from floors above them": 0,
     "functions that take the whole settings": 50,
     "empty locals": 23,
-    "cyclomatic complexity, mean in hundredths": 360,
-    "functions of complexity above 10, per thousand": 12,
+    "cyclomatic complexity, mean in hundredths": 358,
+    "functions of complexity above 10, per thousand": 11,
     "highest complexity": 14,
     "lines of a function, mean in tenths": 94,
     "lines that write sentences": 465,
-    "lines of package, tasks, baselines": 58267,
+    "lines of package, tasks, baselines": 59928,
 }
 
 
@@ -74,7 +74,7 @@ def measure() -> dict[str, int]:
         "lines that write sentences": sum(
             len(sentence_lines(tree)) for path, tree in trees.items() if path.relative_to(ROOT).parts[1] in SPEAKING
         ),
-        "lines of package, tasks, baselines": sum(path.read_text().count("\n") for path in paths),
+        "lines of package, tasks, baselines": 59928sum(path.read_text().count("\n") for path in paths),
     }
 
 

@@ -32,11 +32,13 @@ from calib_bench.metrics.scores import (
     mean_entropy,
 )
 from calib_bench.metrics.smooth import smece, smece_positive
+from calib_bench.metrics.streaming import Streaming
 from calib_bench.metrics.table import measure, measure_confidence
 
 __all__ = [
     "PredictionSets",
     "Reliability",
+    "Streaming",
     "accuracy",
     "adaptive_ece",
     "augrc",

@@ -331,3 +331,17 @@ def test_memory_does_not_grow_with_the_logits() -> None:
 def test_every_public_metric_has_an_example() -> None:
     functions = [getattr(metrics, name) for name in metrics.__all__]
     assert not [one.__name__ for one in functions if not isinstance(one, type) and ">>> " not in one.__doc__]
+
+
+@pytest.mark.parametrize("metric", [metrics.ece, metrics.log_loss, metrics.aurc, metrics.smece])
+def test_over_batches_it_is_that_of_all(metric: Any) -> None:
+    z, y = torch.randn(90, 4, dtype=torch.float64), torch.randint(4, (90,))
+    over_batches = metrics.Streaming(metric)
+    with pytest.raises(ValueError, match="no examples yet"):
+        over_batches.compute()
+    for part in (slice(0, 1), slice(1, 40), slice(40, 90)):
+        over_batches.update(z[part].numpy() if part.start else z[part].requires_grad_(), y[part])
+    torch.testing.assert_close(over_batches.compute(), metric(z.detach(), y))
+    over_batches.reset()
+    over_batches.update(z[:50], y[:50])
+    torch.testing.assert_close(over_batches.compute(), metric(z[:50], y[:50]))

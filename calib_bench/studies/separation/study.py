@@ -165,7 +165,7 @@ STUDY = Study(
         "wang2021",
         "xia2025",
         "dabah2025",
-    ),  # fmt: skip
+    ),
     measures_shift=True,
     options=Options,
     complete=settling.complete,

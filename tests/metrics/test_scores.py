@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import resource
 from random import Random
+from typing import Any
 
 import forked
 import numpy as np

@@ -318,10 +318,14 @@ def _plug(path: Path, package: str) -> None:
 
 
 def _imported(module_name: str, path: Path) -> ModuleType:
+    """Import a plug-in from its source: Python takes compiled code for it that is of the same second and size."""
+    compiles, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         return importlib.import_module(module_name)
     except Exception as error:
         raise SettingsError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.dont_write_bytecode = compiles
 
 
 def _register(name: str, path: Path, module: ModuleType) -> None:

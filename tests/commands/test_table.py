@@ -15,7 +15,7 @@ import pytest
 import torch
 from synthetic import make, sketched
 
-from calib_bench import models, registry
+from calib_bench import registry
 from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.scores import METRICS
 from calib_bench.cli import main
@@ -205,7 +205,12 @@ def test_every_reference_of_the_house_has_a_whole_entry() -> None:
     keys |= {registry.task(name).reference for name in registry.names("tasks")} - {""}
     keys |= {registry.load("baselines", name).reference for name in registry.names("baselines")}
     keys |= {key for name in registry.names("studies") for key in registry.study(name).references}
-    for name in (*models.names(), "timm/vit_base_patch16_224", "timm/convnext_tiny"):
+    package = registry.package_models().items()
+    for name in (
+        *(name for family, model in package for name in model.examples or [family]),
+        "timm/vit_base_patch16_224",
+        "timm/convnext_tiny",
+    ):
         assert references(name), name
         keys |= set(references(name))
     assert keys <= set(entries)

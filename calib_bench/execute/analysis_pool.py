@@ -20,8 +20,8 @@ from calib_bench.execute import fork_server, local, worker
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-WORTH = 3.0
-"""Estimated seconds of work left that are worth starting processes for: each takes a second or two to start."""
+WORTH = 0.7
+"""Estimated seconds of work left that are worth starting processes for: each takes some tenths of one to start."""
 WAITING = 2
 """Jobs queued per worker."""
 AHEAD = 8

@@ -31,12 +31,12 @@ LIMITS = {
     "imports of tasks/ and baselines/ from floors above them": 0,
     "functions that take the whole settings": 50,
     "empty locals": 23,
-    "cyclomatic complexity, mean in hundredths": 358,
+    "cyclomatic complexity, mean in hundredths": 359,
     "functions of complexity above 10, per thousand": 11,
     "highest complexity": 14,
     "lines of a function, mean in tenths": 94,
-    "lines that write sentences": 465,
-    "lines of package, tasks, baselines": 59932,
+    "lines that write sentences": 421,
+    "lines of package, tasks, baselines": 59913,
 }
 
 

@@ -41,4 +41,4 @@ class Model:
 
     def match(self, family: str, name: str) -> re.Match[str] | None:
         """The parameters in a model's full name, where the model is of this file; None of any other name."""
-        return re.fullmatch(re.escape(family) + self.parameters, name)
+        return re.fullmatch(f"{re.escape(family)}(?:{self.parameters})", name)

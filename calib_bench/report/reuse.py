@@ -27,8 +27,9 @@ DRAWN_WITH = ("matplotlib", "fonttools", "pandas", "pyarrow", "jinja2")
 @cache
 def code_digest(plugins: tuple[Path, ...]) -> str:
     """A digest of the package's code and that of plug-ins, of the versions of libraries and of the machine."""
-    folders = (Path(__file__).parents[1], *registry.folders("baselines"), *registry.folders("tasks"), *plugins)
+    folders = (Path(__file__).parents[1], *registry.folders("baselines"), *registry.folders("tasks"))
     paths = [path for folder in folders for path in sorted(folder.rglob("*")) if path.suffix in SOURCES]
+    paths += [path for folder in plugins for depth in ("*.py", "*/*.py") for path in sorted(folder.glob(depth))]
     versions = [importlib.metadata.version(name) for name in DRAWN_WITH]
     return files.digest_of([environment.describe(), versions, [files.sha256(path) for path in paths]])
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from synthetic import sketched
 
-from calib_bench import models, registry
+from calib_bench import Model, models, registry
 from calib_bench.cli import main
 from calib_bench.core.splits import InputSpec
 from calib_bench.core.trial import Trial
@@ -253,6 +253,7 @@ def build(spec, classes, width, depth=None):
     assert not models.fusable("tanh_16_deep")
     with pytest.raises(SettingsError, match="did you mean 'tanh_8'"):
         models.check("tanh")
+    assert not Model(models.fusable, (), "_a|_b").match("net", "_b")
     for name, examples, message in (("bare", "", "declare examples="), ("other", "'tanh_8': ''", "is not 'other'")):
         (mine / f"{name}.py").write_text(text + declared.replace("EXAMPLES", examples))
         with pytest.raises(SettingsError, match=message):

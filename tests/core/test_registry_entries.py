@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,14 @@ def test_an_entry_is_what_the_file_sets(kind: str, name: str) -> None:
     assert entry.title == (value.question if isinstance(value, Study) else value.title)
     assert entry.references == (value.references if isinstance(value, Study) else (value.reference,))
     assert entry.is_objective == isinstance(value, Objective)
+
+
+def test_what_is_read_of_a_model_is_what_its_file_sets() -> None:
+    """A constant that is no literal would be lost: then the model has no parameters in its name, without a word."""
+    read = registry.package_models()
+    assert read
+    for name, model in read.items():
+        assert replace(model, build=(value := registry.load("models", name)).build) == value
 
 
 def test_entries_import_nothing_heavy() -> None:

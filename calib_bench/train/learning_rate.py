@@ -148,10 +148,11 @@ def _degree(trial: Trial, splits: Splits, device: torch.device) -> tuple[float, 
 def euler_degree_of(trial: Trial, splits: Splits, device: torch.device) -> DegreeOverSeeds:
     """Euler degree of the net that a trial trains, over the initializations of `DEGREE_SEEDS`, on the probe.
 
-    It depends on no seed, rate, beta, objective or factor on the head of the trial, and is measured once in a process.
+    It depends on no seed, rate, beta, objective, correlation or factor on the head of the trial, and is measured once
+    in a process.
     """
     where = (trial.task, splits.digest, trial.split, trial.limit, trial.sampling, trial.precision, str(device))
-    net = (trial.model, trial.pretrained, trial.weights, trial.correlation, trial.body_lr == 0)
+    net = (trial.model, trial.pretrained, trial.weights, trial.body_lr == 0)
     if (*where, *net) not in _degrees:
         _degrees[*where, *net] = _measured_degree(trial, splits, device)
     return _degrees[*where, *net]
@@ -159,8 +160,9 @@ def euler_degree_of(trial: Trial, splits: Splits, device: torch.device) -> Degre
 
 def _measured_degree(trial: Trial, splits: Splits, device: torch.device) -> DegreeOverSeeds:
     # The head's factor multiplies the logits and changes no degree; the law is that of ordinary weights. An objective
-    # may replace the head, a cosine head by one of degree 0: its rates are those of the ordinary head.
-    ordinary = {"head_init": 1.0, "init_scale": 1.0, "objective": CROSS_ENTROPY}
+    # may replace the head, a cosine head by one of degree 0: its rates are those of the ordinary head. Two copies of a
+    # body have the degree of one, and at correlation -1 no logits to measure it by.
+    ordinary = {"head_init": 1.0, "init_scale": 1.0, "objective": CROSS_ENTROPY, "correlation": None}
     plain = trial.model_copy(update=ordinary)
     x, _ = probe(splits, device)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -13,6 +14,7 @@ from calib_bench.analysis.controls import _refactored
 from calib_bench.analysis.table_notes import rate_unit
 from calib_bench.core.settings import parse
 from calib_bench.core.trial import Trial, TrialResult
+from calib_bench.data.tensors import DeviceCache, TensorSplit
 from calib_bench.dynamics.euler_degree import euler_degree
 from calib_bench.dynamics.scaling_law import Numbers, carry, powers
 from calib_bench.errors import SettingsError
@@ -20,6 +22,7 @@ from calib_bench.planning.defaults import resolve
 from calib_bench.planning.tuning import templates
 from calib_bench.train import initialize
 from calib_bench.train.learning_rate import DEGREE_SEEDS, DIGITS, Rate, euler_degree_of, probe
+from calib_bench.train.single_loop import train_single
 from tests.train.test_stacked_loop import assert_close, fuse
 from tests.train.test_train import CPU, digits, run, trial
 
@@ -208,10 +211,22 @@ def test_settings_that_contradict_each_other_are_refused(words: tuple[str, ...],
 
 
 def test_a_net_without_a_degree_is_refused_and_may_be_given_one() -> None:
-    one = trial(correlation=-1.0, lr_unit="lr_hom", lr=0.01, epochs=0)  # its logits are zero
+    one = trial(model="mlp_16_nobias", lr_unit="lr_hom", lr=0.01, epochs=0)
+    splits = digits(one.model)
+    blank = TensorSplit(
+        DeviceCache(torch.zeros(60, 64)), torch.arange(60), splits.train.labels[:60]
+    )  # its logits are zero
+    splits = dataclasses.replace(splits, train=blank, digest="blank")
     with pytest.raises(SettingsError, match="give degree="):
-        run(one)
-    assert run(one.model_copy(update={"degree": 2.0})).metadata["lr"] == pytest.approx(0.005)
+        train_single(one, splits, device=CPU)
+    given = train_single(one.model_copy(update={"degree": 2.0}), splits, device=CPU)
+    assert given.metadata["lr"] == pytest.approx(0.005)
+
+
+def test_two_copies_have_the_degree_of_one_even_where_their_logits_are_zero() -> None:
+    one = trial(lr_unit="lr_hom", epochs=0)
+    degrees = {run(one.model_copy(update={"correlation": c})).metadata["euler_degree"] for c in (None, -1.0, 0.5)}
+    assert len(degrees) == 1
 
 
 def test_tables_say_what_the_unit_is() -> None:

@@ -14,7 +14,7 @@ REFERENCES: dict[str, tuple[str, ...]] = {
     r"cnn_": ("lecun1998",),
     r"wrn_\d+_\d+$": ("zagoruyko2016",),
     r"wrn_\d+_\d+_nonorm": ("zagoruyko2016", "zhang2019fixup"),
-    r"resnet9_": ("page2018", "he2016"),
+    r"airbench_": ("jordan2024",),
     r"gru_": ("cho2014",),
     r"lstm_": ("hochreiter1997",),
     r"bag_": ("joulin2017",),

@@ -27,16 +27,15 @@ def form(model: str) -> Form | None:
     (Form(kind='mlp', width=64.0, depth=2, norm='none'), Form(kind='wrn', width=4.0, depth=16, norm='none'))
     """
     name = canonical(model)
-    if match := re.fullmatch(r"(mlp|cnn)((?:_\d+)+)(_nobias|_layernorm)?", name):
+    if match := re.fullmatch(r"(mlp|cnn|airbench)((?:_\d+)+)(_nobias|_layernorm)?", name):
         widths = [int(width) for width in match[2].split("_")[1:]]
         width = math.prod(widths) ** (1 / len(widths))
-        return Form(match[1], round(width, 6), len(widths), "layer" if match[3] == "_layernorm" else "none")
+        norm = "batch" if match[1] == "airbench" else "layer" if match[3] == "_layernorm" else "none"
+        return Form(match[1], round(width, 6), len(widths), norm)
     if match := re.fullmatch(r"wrn_(\d+)_(\d+)(_nonorm)?", name):
         return Form("wrn", float(match[2]), int(match[1]), "none" if match[3] else "batch")
     if match := re.fullmatch(r"(gru|lstm|bag)_(\d+)", name):
         return Form(match[1], float(match[2]), 1, "none")
-    if match := re.fullmatch(r"resnet9_(\d+)", name):
-        return Form("resnet9", float(match[1]), 9, "batch")
     return None
 
 
@@ -50,7 +49,7 @@ def variations(model: str) -> tuple[str, ...]:
         SettingsError: none are known.
     """
     name = canonical(model)
-    match = re.fullmatch(r"(mlp|cnn|gru|lstm|bag|resnet9)((?:_\d+)+)|(wrn)(_\d+_\d+)(?:_nonorm)?", name)
+    match = re.fullmatch(r"(mlp|cnn|gru|lstm|bag|airbench)((?:_\d+)+)|(wrn)(_\d+_\d+)(?:_nonorm)?", name)
     if match is None:
         raise SettingsError(
             f"study=width_depth knows no variations of {name}: give several, for example "
@@ -72,7 +71,7 @@ def _shapes(family: str, numbers: list[int]) -> list[list[int]]:
     if family == "wrn":
         depth, width = numbers
         return [numbers, [depth, max(width // 2, 1)], [depth + 6, width]]
-    narrower = [max(width // (2 if family == "cnn" else 4), 1) for width in numbers]
+    narrower = [max(width // (2 if family in ("cnn", "airbench") else 4), 1) for width in numbers]
     wider = [2 * width for width in numbers]
     depths = [numbers[:1], numbers * 2] if family == "mlp" else []
     return [numbers, narrower, wider, *depths]

@@ -47,10 +47,11 @@ def test_mlp_by_hand():
     assert flops_per_example("mlp_128_128", InputSpec("image", (1, 8, 8)), 10) == expected
 
 
-def test_residual_net_by_hand():
-    layers = ((3, 4, 32), (4, 8, 32), (8, 8, 16), (8, 8, 16), (8, 16, 16), (16, 32, 8), (32, 32, 4), (32, 32, 4))
-    by_hand = sum(2 * 9 * inputs * outputs * side**2 for inputs, outputs, side in layers) + 2 * 32 * 10
-    assert flops_per_example("resnet9_4", CIFAR, 10) == by_hand
+def test_convolutions_by_hand():
+    layers = ((12, 4, 31), (4, 8, 16), (8, 8, 8), (8, 16, 8), (16, 16, 4))
+    by_hand = sum(2 * 9 * inputs * outputs * side**2 for inputs, outputs, side in layers)
+    stem, head = 2 * 4 * 3 * 12 * 31**2, 2 * 16 * 10
+    assert flops_per_example("airbench_4_8_16", CIFAR, 10) == stem + by_hand + head
 
 
 @pytest.mark.parametrize(("name", "gates"), [("gru_8", 3), ("lstm_8", 4)])

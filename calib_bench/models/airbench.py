@@ -8,6 +8,8 @@ data before training, the second convolution of the first block, and the head's 
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,8 +22,9 @@ STEM = 12
 
 def _layer(inputs: int, outputs: int, halve: bool = False) -> nn.Sequential:
     """3x3 convolution, 2x2 max-pool where asked to `halve` the sides, batch norm, ReLU."""
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
     pool = [nn.MaxPool2d(2, ceil_mode=True)] if halve else []
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), *pool, nn.BatchNorm2d(outputs), nn.ReLU())
+    return nn.Sequential(convolution, *pool, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 class Airbench(nn.Module):
@@ -30,7 +33,7 @@ class Airbench(nn.Module):
     def __init__(self, widths: list[int], channels: int, classes: int) -> None:
         super().__init__()
         blocks = [_layer(STEM, widths[0], halve=True)]
-        for inputs, width in zip(widths, widths[1:], strict=False):
+        for inputs, width in pairwise(widths):
             blocks += [_layer(inputs, width, halve=True), _layer(width, width)]
         self.body = nn.Sequential(nn.Conv2d(channels, STEM, 2), nn.ReLU(), *blocks)
         self.head = nn.Linear(widths[-1], classes)

@@ -309,8 +309,8 @@ class Says(Sentences):
         "beta={mean:.3g} (best seed {of_peak[peak]:.4f} and {of_mean[peak]:.4f}, mean {of_peak[mean]:.4f} and "
         "{of_mean[mean]:.4f})."
     )
-    DIVERGED = "{where}Trials diverged at {betas}; at the chosen rate, {listed}."
-    DIVERGED_ELSEWHERE = "{where}Trials diverged at {betas}, none of them counted at its chosen rate."
+    DIVERGED = "{where}Trials failed at {betas}; at the chosen rate, {listed}."
+    DIVERGED_ELSEWHERE = "{where}Trials failed at {betas}, none of them counted at its chosen rate."
     SHARE = "{share} of trials at {where} {objective}"
     NO_GAIN = (
         "Choosing beta{loss} on the selection split ({betas} betas, {seeds}; all together choose beta={chosen:.3g}) "

@@ -583,7 +583,7 @@ def test_divergence_is_counted_in_the_store(tmp_path: Path) -> None:
     assert (row["diverged_low"], row["diverged_high"]) == pytest.approx((limits.low, limits.high))
     frame = pd.DataFrame([row, *seed_spread.rows(None, found[1.0])])
     said = seed_spread.words(frame, settings)
-    assert any("Trials diverged at beta=10; at the chosen rate, 67% [9%, 99%] of trials at beta=10" in s for s in said)
+    assert any("Trials failed at beta=10; at the chosen rate, 67% [9%, 99%] of trials at beta=10" in s for s in said)
     (gain, *_) = seed_spread.gain([found[1.0], found[10.0], _copy(found[1.0], 0.1)], 1.0, False)
     assert (gain["betas"], gain["left_out"]) == (2, "10")
     assert seed_spread.gain([found[1.0], found[10.0]], 1.0, False) == []

@@ -262,6 +262,19 @@ def test_a_ridge_through_seeds_of_two_kinds_has_no_slope_that_is_established(tmp
     assert any("no slope of the best rate is established" in warning for warning in analysis.warnings)
 
 
+def test_no_best_rate_lies_where_every_seed_fails(tmp_path: Path) -> None:
+    """One seed's huge loss there makes the spread over seeds exceed the mean: draws that widen it would go below 0."""
+    store, settings = planted(
+        tmp_path / "huge",
+        *("study=learning_rate", "beta=0.1,1,10", "lr=0.03,0.1,0.3,1,3,10", "seed=0..3", "extend=1"),
+        noise=lambda trial: (2e4 if trial.seed == 0 else 20) if trial.lr > 2 else off(trial.lr, 0.2),
+        frontier=lambda trial: 100.0,
+        curvature=lambda trial: 2 * trial.beta,
+    )
+    rows = registry.study("learning_rate").analyse(settings, store).tables["phase"].frame
+    assert (rows["best_rate_lr_high"] < 1).all()
+
+
 def test_a_plane_needs_two_sides() -> None:
     for words, said in {"beta=1": "several values of beta", "lr=0.1": "several values of lr"}.items():
         settings = resolve(parse(["study=learning_rate", words]))

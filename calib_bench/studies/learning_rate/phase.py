@@ -299,18 +299,26 @@ def _or_inf(score: float | None) -> float:
 
 
 def _values(grid: Grid, store: Results, trials_SBR: list[list[list[Trial]]], score_SBR: Array, nested: bool) -> Array:
-    """What the selection score is the mean of, [S, N, B R]; only means, N = 1, where seeds' examples differ."""
+    """What the selection score is the mean of, [S, N, B R]; only means, N = 1, where seeds' examples differ.
+
+    A finite score worse than that of guessing counts as that: draws widen the spread over seeds about the mean, so that
+    one huge score would take some draws of a rate at which all fail below those of the best.
+    """
     S, B, R = score_SBR.shape
+    worst = beta_rate_plane.guess(grid)
     if nested or grid.select == "repaired_log_loss":
-        return score_SBR.reshape(S, 1, B * R)
+        return np.where(np.isfinite(score_SBR), np.minimum(score_SBR, worst), score_SBR).reshape(S, 1, B * R)
     trials_SA = [list(itertools.chain.from_iterable(plane)) for plane in trials_SBR]
     stored = next(trial for trial in itertools.chain.from_iterable(trials_SA) if store.has(trial))
     y_N = store.labels(stored)["selection"]
     values = np.full((S, len(y_N), B * R), np.inf)
     for s, trials_A in enumerate(trials_SA):
         for a, trial in enumerate(trials_A):
-            if math.isfinite(score_SBR[s].flat[a]):
+            score = score_SBR[s].flat[a]
+            if score <= worst:
                 values[s, :, a] = _example_scores(trial, store.logits(trial)["selection"], y_N, grid.select)
+            elif math.isfinite(score):
+                values[s, :, a] = worst
     return values
 
 

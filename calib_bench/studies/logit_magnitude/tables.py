@@ -40,8 +40,8 @@ TABLES = {
             "the head's rate; magnitude: all that the initial magnitude does at given levels of the other, so the "
             "interaction is part of it",
             "Shares are of the ranges covered here",
-            f"Intervals: jackknife over seeds; {STAR} over the rows of a metric, planes and 2x2 apart, by permutation "
-            "within seeds",
+            f"Intervals: jackknife over seeds at the chosen rates, cut at 0 and 1, where an estimate may lie beyond; "
+            f"{STAR} over the rows of a metric, planes and 2x2 apart, by permutation within seeds",
         ),
         paper=True,
         names=(*FAMILY, "design", "metric"),

@@ -89,8 +89,8 @@ def collapse(analysis: Analysis) -> Figure:
         plain(pair[0].xaxis)
         pair[1].set_xlabel("momentum at fixed eta0")
         pair[0].set_title(_title(one), loc="left")
-        for axis in pair:
-            plain(axis.yaxis)
+        pair[1].sharey(pair[0])
+        plain(pair[0].yaxis)
     keys = [(f"eta0 = {heat:.3g}", {"color": color, "marker": "o"}) for heat, color in colors.items()]
     keys.append(("theory at finite rates", {"color": "0.3", "linewidth": 1, "linestyle": "--"}))
     keys.append((f"within {measured_rows.COLLAPSE:.0%}", {"color": "0.5", "alpha": 0.4, "linewidth": 6}))

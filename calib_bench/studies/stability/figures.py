@@ -38,8 +38,8 @@ RESULTS = {"accuracy": "accuracy", "repaired log loss": "repaired log loss (nats
 
 
 def stability(analysis: Analysis) -> Figure:
-    """Every seed's result with the best, mean and worst, the spread over the reference's, and failures, over beta: a
-    spread above 1 is less reliable than the reference.
+    """Every seed's result with the best, mean and worst, the spread over the reference's, and failures where any
+    trial failed, over beta: a spread above 1 is less reliable than the reference.
     """
     tables = analysis.tables
     frame = _cross_entropy(tables["peaks"].frame) if "peaks" in tables else None

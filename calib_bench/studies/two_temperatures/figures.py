@@ -36,9 +36,9 @@ PLANES = ("error", "repaired_log_loss")
 
 def plane(analysis: Analysis) -> Figure:
     """Error and repaired log loss over beta and eta0, with lines of equal beta^2 eta0: along a line colours are equal
-    where the two temperatures are one.
+    where the two temperatures are one. Colours of the loss end at that of guessing.
     """
-    families = _families(analysis)
+    families, guess = _families(analysis), PlaneResult.of(analysis).guess
     figure, axes = new_figure(WIDTH, 3.9 * len(families), len(families), len(PLANES))
     for cells, line in zip(families, axes, strict=True):
         frame = DataFrame(cell_rows(cells))
@@ -47,7 +47,7 @@ def plane(analysis: Analysis) -> Figure:
             if not np.isfinite(frame[name]).any():
                 axis.set_axis_off()
                 continue
-            drawn = plane_drawing.plane(axis, frame, "beta", "eta0", name, plane_drawing.scale(frame[name]))
+            drawn = plane_drawing.plane(axis, frame, "beta", "eta0", name, plane_drawing.scale(frame[name], guess))
             plane_drawing.power_lines(axis, -2, list(through.values())[::2], color="0.15", linewidth=0.8)
             axis.set(xlabel="beta", ylabel="eta0 = rate / ((1 - momentum) B)")
             plane_drawing.colorbar(drawn, axis, dict(PANELS)[name])
@@ -59,7 +59,9 @@ def plane(analysis: Analysis) -> Figure:
 
 
 def collapse(analysis: Analysis) -> Figure:
-    """Four measures over eta0 and over beta^2 eta0, a shade a beta: what falls on one line is shared."""
+    """Four measures over eta0 and over beta^2 eta0, a shade a beta: what falls on one line is shared. Losses above ten
+    times that of guessing lie outside.
+    """
     families = [cells for cells in _families(analysis) if any(cell.whole for cell in cells)]
     if not families:
         return empty_figure(NO_CELL)
@@ -72,6 +74,8 @@ def collapse(analysis: Analysis) -> Figure:
                 axis.set_xlabel(label)
         for axis, (_, title) in zip(lines[0], PANELS, strict=True):
             axis.set_title(title, loc="left")
+        for axis in lines[0][1:3]:
+            axis.set_ylim(top=min(axis.get_ylim()[1], 10 * PlaneResult.of(analysis).guess))
         lines[0][0].set_ylabel(_title(cells))
     figure_legend(figure, [(f"beta={beta:.3g}", {"color": shade, "marker": "."}) for beta, shade in colors.items()])
     return figure

@@ -15,6 +15,8 @@ class PlaneResult(StudyResult):
 
     Attributes:
         families: the cells of each family.
+        guess: the loss of guessing, nats, where colours end.
     """
 
     families: Sequence[list[Cell]]
+    guess: float

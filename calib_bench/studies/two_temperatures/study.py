@@ -6,6 +6,9 @@ arXiv 2010.07344): what is equal along lines of equal beta^2 eta0 is shared, and
 
 from __future__ import annotations
 
+import math
+
+from calib_bench import registry
 from calib_bench.analysis import controls
 from calib_bench.analysis.arms import named
 from calib_bench.analysis.measure import own_tests
@@ -57,7 +60,9 @@ def analyse(grid: Grid, store: Results) -> Analysis:
         verdict=(*(sentences or ("No two cells have finished: nothing can be compared.",)), *controls.told(control)),
         tables=make_tables(TABLES, frames, grid),
         warnings=warnings(grid, family_cells),
-        result=PlaneResult(grid.limit, grid.reference, families=family_cells),
+        result=PlaneResult(
+            grid.limit, grid.reference, families=family_cells, guess=math.log(registry.task(grid.task).classes)
+        ),
         summary=(*sentences[:2], *controls.outcome(control)) if sentences else (),
     )
 

@@ -49,7 +49,7 @@ def over_beta(analysis: Analysis) -> Figure:
 
 def best_beta(analysis: Analysis) -> Figure:
     """The best beta of each architecture with its interval, by repaired log loss and by error: intervals that overlap
-    may hold one best beta.
+    may hold one best beta, and end at the smallest and largest beta tried.
     """
     best, points = rows_of(analysis, "best_beta"), rows_of(analysis, "curves")
     if not len(best):

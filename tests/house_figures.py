@@ -36,7 +36,7 @@ LIMITS = {
     "highest complexity": 14,
     "lines of a function, mean in tenths": 94,
     "lines that write sentences": 421,
-    "lines of package, tasks, baselines": 59914,
+    "lines of package, tasks, baselines": 59925,
 }
 
 

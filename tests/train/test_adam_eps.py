@@ -96,12 +96,6 @@ def test_scaled_eps_makes_training_at_beta_training_at_one(optimizer: str) -> No
     assert not torch.allclose(logits(beta, 0.01), logits(1.0, 0.01), rtol=1e-2)
 
 
-def test_a_net_without_a_degree_is_refused() -> None:
-    one = trial(correlation=-1.0, optimizer="adam", eps_scale="beta", lr=0.01)  # its logits are zero
-    with pytest.raises(SettingsError, match="homogeneous"):
-        run(one)
-
-
 def test_tables_of_relative_rates_say_what_momentum_does_to_the_critical_one() -> None:
     plain = resolve(parse(["task=digits", "lr_rel=0.5"]))
     assert "plain gradient descent" in rate_unit(plain)

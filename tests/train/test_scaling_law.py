@@ -217,8 +217,10 @@ def test_a_net_without_a_degree_is_refused_and_may_be_given_one() -> None:
         DeviceCache(torch.zeros(60, 64)), torch.arange(60), splits.train.labels[:60]
     )  # its logits are zero
     splits = dataclasses.replace(splits, train=blank, digest="blank")
-    with pytest.raises(SettingsError, match="give degree="):
-        train_single(one, splits, device=CPU)
+    eps = one.model_copy(update={"optimizer": "adam", "lr_unit": "lr", "eps_scale": "beta"})
+    for refused in (one, eps):
+        with pytest.raises(SettingsError, match="give degree="):
+            train_single(refused, splits, device=CPU)
     given = train_single(one.model_copy(update={"degree": 2.0}), splits, device=CPU)
     assert given.metadata["lr"] == pytest.approx(0.005)
 

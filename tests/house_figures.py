@@ -35,8 +35,8 @@ LIMITS = {
     "functions of complexity above 10, per thousand": 11,
     "highest complexity": 14,
     "lines of a function, mean in tenths": 94,
-    "lines that write sentences": 421,
-    "lines of package, tasks, baselines": 59925,
+    "lines that write sentences": 423,
+    "lines of package, tasks, baselines": 59945,
 }
 
 

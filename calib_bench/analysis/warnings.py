@@ -31,6 +31,10 @@ STATES = (
 """Status of trials that are left out of their arms, with its description."""
 
 
+MOST_NAMED = 5
+"""Contrasts with limits in doubt that a warning names; of more it gives the number."""
+
+
 class Says(Sentences):
     """What warnings say."""
 
@@ -40,6 +44,7 @@ class Says(Sentences):
     NO_INTERVENTIONS = "Left out, interventions on {model}: {why}."
     REFUSED = "Left out, {method}: {refusal}"
     DOUBTFUL = "Limits in doubt, which may cover less than 95% of the time, minus the reference: {listed}."
+    DOUBTFUL_MANY = "{number} of {of} contrasts, named in the main table's column doubtful"
     DOUBTFUL_ARM = "{model} beta={beta:.3g} {objective} ({doubtful})"
     UNTRAINED = (
         "Untrained: {models} at epochs=0 has its initial weights: no number or sentence about it describes training."
@@ -139,6 +144,8 @@ def _doubtful(frame: pd.DataFrame | None) -> list[str]:
     if frame is None or "doubtful" not in frame:
         return []
     rows = frame[frame["doubtful"].notna()].to_dict("records")
+    if len(rows) > MOST_NAMED:
+        return [Says.DOUBTFUL.of(listed=Says.DOUBTFUL_MANY.of(number=len(rows), of=len(frame)))]
     return [Says.DOUBTFUL.of(listed=", ".join(Says.DOUBTFUL_ARM.of(**row) for row in rows))]
 
 

@@ -39,8 +39,8 @@ class _Frozen(BaseModel):
 class Question(_Frozen):
     """What a study asks, as the user typed it. A tuple spans the grid; None stands for the task's default."""
 
-    task: str = Field("digits", description="task, a file in tasks/; your own data: folder, or hub/OWNER/NAME")
-    study: str = Field("separation", description="question to answer, a folder in calib_bench/studies/")
+    task: str = Field("digits", description="task, see `list tasks`; your own data: folder, or hub/OWNER/NAME")
+    study: str = Field("separation", description="question to answer, see `list studies`")
 
     model: tuple[str, ...] | None = Field(None, description="architectures; timm/NAME is for images, hf/NAME for texts")
     beta: tuple[Positive, ...] | None = Field(None, description="inverse temperatures used in training")

@@ -67,7 +67,7 @@ NO_FIT = (
 )
 BEST = (
     "{best.where} has the lowest {loss} of {among}, {best.text} against raw. After Holm's correction, lower than "
-    "raw: {lower}; higher: {higher}; the others are inconclusive."
+    "raw: {lower}; higher: {higher}{rest}."
 )
 ONLY = "{best.where} changes {loss} by {best.text}{best.note} against raw."
 ONLY_PROBABILITIES = (
@@ -213,7 +213,9 @@ def _calibrators(differences: Sequence[Row]) -> list[str]:
     if len(differences) == 1:
         return [ONLY.format(best=best, loss=loss)]
     among = f"{len(differences)} calibrators"
-    return [BEST.format(best=best, loss=loss, among=among, lower=_methods(changes, -1), higher=_methods(changes, 1))]
+    rest = "; the others are inconclusive" if len(established(changes)) < len(changes) else ""
+    lower, higher = _methods(changes, -1), _methods(changes, 1)
+    return [BEST.format(best=best, loss=loss, among=among, lower=lower, higher=higher, rest=rest)]
 
 
 def warnings(frames: Mapping[str, pd.DataFrame], context: Context) -> tuple[str, ...]:

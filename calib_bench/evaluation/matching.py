@@ -129,7 +129,9 @@ def same_classes(first: Predictions, other: Predictions) -> Predictions:
         DataError: classes have other names; or stand in another order, and labels are numbers, of which nobody can tell
             to which order they belong.
     """
-    if first.classes is None or other.classes is None or first.classes == other.classes:
+    if first.classes is None or other.classes is None:
+        return _by_place(first, other)
+    if first.classes == other.classes:
         return other
     if set(first.classes) != set(other.classes):
         strange = sorted(set(first.classes) ^ set(other.classes))[0]
@@ -151,6 +153,15 @@ def same_classes(first: Predictions, other: Predictions) -> Predictions:
             *absent_classes(y_N, len(order)),
         ),
     )
+
+
+def _by_place(first: Predictions, other: Predictions) -> Predictions:
+    """`other`, with a note where only one of the two names its classes, so that they were matched by their places."""
+    names, named = (first.classes, first) if first.classes is not None else (other.classes, other)
+    if names is None:
+        return other
+    note = f"classes 0 to {len(names) - 1} were taken for {shown(names)}, which only {named.name} names"
+    return other if note in other.notes else replace(other, notes=(*other.notes, note))
 
 
 # ---- rows

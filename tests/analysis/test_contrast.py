@@ -1163,6 +1163,9 @@ def test_few_errors_are_marked_in_contrasts_matched_and_trials(world: Planted, s
     assert said.startswith("Limits in doubt")
     assert "m beta=10 cross_entropy (few errors: accuracy" in said
     assert warning_words._doubtful(frame.drop(columns="doubtful")) == []
+    (said,) = warning_words._doubtful(pd.concat([frame] * 6))
+    assert "6 of 6 contrasts" in said
+    assert "m beta=10" not in said
 
 
 def test_differences_stay_where_they_can_be() -> None:

@@ -42,13 +42,12 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key = ""
     for line in lines:
         quick = [word for word in QUICK if word.split("=")[0] not in " ".join(line)] if line[0] == "run" else []
-        plugins = ["plugins=plugins"] if line[0] == "predict" else []
         if line[-1] in ("out=layers", "out=head"):  # without a report, which takes longer than the training
             driver.main([*line[1:], *quick])
             (split,) = Store(Path(line[-1][4:]) / "digits-separation", "read").splits.every()
             assert "starts from the weights of mine.safetensors" in split["notes"]["weights"]
             continue
-        assert main([*(word.replace("KEY", key) for word in line), *quick, *plugins]) == 0
+        assert main([*(word.replace("KEY", key) for word in line), *quick]) == 0
         if line[-1] == "out=first":
             kept = sorted(Path("first").glob("*/trials/*/weights.safetensors"))
             key = kept[0].parent.name

@@ -155,6 +155,9 @@ def test_calibration_columns_are_matched_by_name() -> None:
     assert turned["log_loss"].tolist() == pytest.approx(plain["log_loss"].tolist(), rel=1e-12)
     assert turned["kappa"][1] == pytest.approx(plain["kappa"][1], rel=1e-12)
     assert any("matched by their names" in text for text in turned.attrs["warnings"])
+    bare = calib_bench.evaluate(test, WORDS, (other, right), **how)
+    assert any("classes 0 to 2 were taken for" in text for text in bare.attrs["warnings"])
+    assert not any("were taken for" in text for text in turned.attrs["warnings"] + plain.attrs["warnings"])
     with pytest.raises(DataError, match="labels are numbers"):
         calib_bench.evaluate(test, Y, (cal[["frog", "cat", "dog"]], right), **how)
     with pytest.raises(DataError, match=r"'bird'|'frog'"):

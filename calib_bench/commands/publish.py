@@ -6,7 +6,7 @@
 <to>/<name>/figures/           PNG
 <to>/<name>/tables/            CSV, and LaTeX of those for papers
 <to>/<name>/trials.csv.gz      every metric of every measured trial under every method
-<to>/<name>/fits.safetensors   every fitted calibrator of few numbers, by `<trial key>/<method>/<parameter>`
+<to>/<name>/fits.safetensors.gz   fitted calibrators of few numbers, by `<trial key>/<method>/<parameter>`
 <to>/<name>/study.json         settings, command, environment, data; read by the gallery
 <to>/README.md                 its table of studies, between two marks, made anew; the rest is kept
 """
@@ -172,7 +172,8 @@ def _write_fits(folder: Path, store: Store, analysis: Analysis) -> None:
     trials = {trial.key: trial for arm in arms for trial in arm.trials.values() if trial.key in methods}
     fits = dict(_fits(store, {key: (trial, methods[key]) for key, trial in trials.items()}))
     if fits:
-        write_bytes(folder / "fits.safetensors", save(fits))
+        write_bytes(folder / "fits.safetensors.gz", gzip.compress(save(fits), mtime=0))
+        (folder / "fits.safetensors").unlink(missing_ok=True)  # of an earlier version
 
 
 def _fits(store: Store, measured: Mapping[str, tuple[Trial, list[str]]]) -> Iterator[tuple[str, Tensor]]:

@@ -173,7 +173,6 @@ def _write_fits(folder: Path, store: Store, analysis: Analysis) -> None:
     fits = dict(_fits(store, {key: (trial, methods[key]) for key, trial in trials.items()}))
     if fits:
         write_bytes(folder / "fits.safetensors.gz", gzip.compress(save(fits), mtime=0))
-        (folder / "fits.safetensors").unlink(missing_ok=True)  # of an earlier version
 
 
 def _fits(store: Store, measured: Mapping[str, tuple[Trial, list[str]]]) -> Iterator[tuple[str, Tensor]]:

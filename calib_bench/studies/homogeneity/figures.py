@@ -93,7 +93,7 @@ def over_beta(analysis: Analysis) -> Figure:
 def regret(analysis: Analysis) -> Figure:
     """Test log loss at the rate carried from beta = 1 over that at the rate tuned at each beta, on fresh seeds, with
     95% intervals; grey: what does not matter."""
-    from matplotlib.ticker import StrMethodFormatter
+    from matplotlib.ticker import FixedLocator, StrMethodFormatter
 
     frame = HomogeneityResult.of(analysis).regret
     if not len(frame):
@@ -106,6 +106,7 @@ def regret(analysis: Analysis) -> Figure:
         for i, (column, (_, look)) in enumerate(COSTS.items()):
             _line(axis, rows, column, dodge_factor(i, len(COSTS)), look)
         axis.set_yscale("symlog", linthresh=2 * margin)
+        axis.yaxis.set_major_locator(FixedLocator((-1, -2 * margin, -margin, 0, margin, 2 * margin, 1)))
         axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.set_ylabel("cost in test log loss (nats)")
     figure_legend(figure, list(COSTS.values()))

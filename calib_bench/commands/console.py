@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
+from calib_bench.commands.table import MAIN
 from calib_bench.execute.progress import Display
 from calib_bench.report.tables import rich_table
 
@@ -40,8 +41,13 @@ def warn(display: Display, text: str) -> None:
 
 
 def print_results(analysis: Analysis, page: Path, console: Console) -> None:
-    """Print what a study found: its first table for papers, verdict and warnings, and where its page is."""
+    """Print what a study found: its first table for papers, verdict and warnings, and where its page is.
+
+    Where that table compares nothing, as with one arm, it is the table of calibrators.
+    """
     table = next((table for table in analysis.tables.values() if table.paper), None)
+    if table is not None and table.first and table.frame.columns.intersection(table.first).empty:
+        table = analysis.tables.get(MAIN, table)
     print_analysis(analysis, table, "warning", page, console)
 
 

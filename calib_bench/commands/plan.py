@@ -43,7 +43,7 @@ def show_plan(settings: UserSettings, gpus: int = 64, price: float | None = None
     from calib_bench import registry
     from calib_bench.commands.console import open_console
     from calib_bench.commands.run_study import check_and_estimate, device_type, summary
-    from calib_bench.execute import local
+    from calib_bench.execute import local, worker
     from calib_bench.planning import cluster_estimate
     from calib_bench.planning import plan as planning
     from calib_bench.planning.defaults import resolve
@@ -51,6 +51,7 @@ def show_plan(settings: UserSettings, gpus: int = 64, price: float | None = None
 
     console = open_console()
     resolved = resolve(settings)
+    worker.prepare(resolved)  # its threads: the speed that is measured is that of a trial
     study = registry.study(resolved.study)
     store = Store(resolved.folder, "peek")
     device = device_type(resolved)

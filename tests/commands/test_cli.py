@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from synthetic import sketched
 
 from calib_bench.cli import main
@@ -192,10 +193,13 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_plan_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.set_num_threads(2)
     assert main(["plan", *TINY, f"out={tmp_path / 'out'}"]) == 0
+    assert torch.get_num_threads() == 1, "the speed is measured as trials train"
     text = capsys.readouterr().out
-    assert "2 trials" in text
-    assert "2 to run" in text
+    assert ": 0 done, 2 to run in this round, in 1 group" in text
+    assert "3 trials to run in all rounds" in text
+    assert "are added" not in text, "one rate is no grid"
     assert not (tmp_path / "out").exists()
 
 

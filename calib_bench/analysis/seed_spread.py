@@ -30,6 +30,7 @@ from calib_bench.core.fate import FAILED, GUESS
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
+from calib_bench.errors import counted
 from calib_bench.inference import Interval, choice_variance, rate, selected_gain, spread, spread_ratio, widened
 from calib_bench.planning.tuning import Arm, joined, trial_at
 
@@ -376,7 +377,7 @@ def gain_words(frame: pd.DataFrame, grid: Grid) -> list[str]:
 def _gain_words(objective: str, rows: Sequence[Mapping[Any, Any]], grid: Grid) -> str:
     """Sentence on the gain with one objective, whose rows are of the results of GAINS."""
     loss = "" if objective == CROSS_ENTROPY else f" with {objective}"
-    seeds = f"{rows[0]['seeds']} seed{'s' if rows[0]['seeds'] > 1 else ''}"
+    seeds = counted(rows[0]["seeds"], "seed")
     nothing = all(row["gain"] == 0 == row["gain_low"] == row["gain_high"] for row in rows)
     about = {"loss": loss, "betas": rows[0]["betas"], "seeds": seeds, "chosen": rows[0]["chosen"]}
     results = ", ".join(_gain_of_result(row) for row in rows)

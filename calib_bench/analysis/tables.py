@@ -11,6 +11,7 @@ from calib_bench.analysis.result_rows import DOUBTFUL, KINDS, TWO_KINDS, adjuste
 from calib_bench.analysis.table_notes import display_columns, sample, smoke_note
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
+from calib_bench.errors import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,9 +87,9 @@ class TableSpec:
 
 def _fields(frame: pd.DataFrame, grid: Grid) -> dict[str, Any]:
     """The fields that every table's texts may hold, see `TableSpec`."""
-    seeds = f"{len(grid.seed)} seed{'s' if len(grid.seed) > 1 else ''}"
     n = sample(frame) if {"seeds", "examples", "nested"} <= set(frame) else ""
     score = grid.select.replace("_", " ")
+    seeds = counted(len(grid.seed), "seed")
     return {"reference": f"beta={grid.reference:g}", "seeds": seeds, "score": score, "sample": n}
 
 

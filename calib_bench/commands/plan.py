@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from calib_bench.commands.command import SETTINGS, Command, Option, number, whole
 from calib_bench.core.settings import Execution, Settings, UserSettings
 from calib_bench.core.trial import Trial
-from calib_bench.errors import DataError
+from calib_bench.errors import DataError, counted
 
 
 def _call(arguments: Namespace) -> int:
@@ -94,7 +94,7 @@ def _degree(execution: Execution, trial: Trial) -> str:
     except DataError as error:
         return f"Euler degree L of {trial.model} not measured: {error}"
     measured = euler_degree_of(trial, splits, torch.device("cpu"))
-    over = f"standard deviation {measured.spread:.2g} over {len(measured.values)} initializations"
+    over = f"standard deviation {measured.spread:.2g} over {counted(len(measured.values), 'initialization')}"
     return f"Euler degree L of {trial.model}: {measured.mean:.3f}, {over}"
 
 
@@ -113,7 +113,7 @@ def _group_sizes(groups: Sequence[Sequence[object]]) -> str:
     shown = [str(size) for size in sizes[:12]]
     if len(sizes) > 12:
         shown.append("...")
-    return f"groups of {', '.join(shown)} trials"
+    return f"trials a group: {', '.join(shown)}"
 
 
 def _short(value: object) -> str:

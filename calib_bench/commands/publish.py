@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from calib_bench import registry
 from calib_bench.analysis.format import title
 from calib_bench.commands.command import PLUGINS, RUN, Command, Option, flag
-from calib_bench.errors import SettingsError, UserError
+from calib_bench.errors import SettingsError, UserError, counted
 from calib_bench.report import provenance
 from calib_bench.system.files import write_bytes, write_json
 
@@ -215,7 +215,7 @@ def _check_page(name: str, analysis: Analysis, metadata: Mapping[str, Any]) -> s
 def _made(metadata: Mapping[str, Any]) -> str:
     trained = metadata["training"]
     return (
-        f"Command: `{metadata['command']}`. {trained['trials']:,} trials ({trained['failed']:,} failed), "
+        f"Command: `{metadata['command']}`. {counted(trained['trials'], 'trial')} ({trained['failed']:,} failed), "
         f"{trained['device time']} of training in all, on {trained['device']}. [The page](report.html)"
     )
 

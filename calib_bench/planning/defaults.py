@@ -15,7 +15,7 @@ from calib_bench.core.study import Study
 from calib_bench.core.syntax import split_word
 from calib_bench.core.task import Content, Task
 from calib_bench.core.trial import ADAM_EPS, CROSS_ENTROPY, HF, format_objective, split_terms
-from calib_bench.errors import SettingsError, nearest
+from calib_bench.errors import SettingsError, counted, nearest
 from calib_bench.models.weights import name_of
 from calib_bench.planning.carry import HAVE_EPS, add_scales, rate_unit
 from calib_bench.train.fusion import check_optimizer, check_schedule
@@ -209,7 +209,7 @@ def _seeds(typed: UserSettings, task: Task) -> tuple[tuple[int, ...], int]:
     seeds = typed.seed or (task.seeds[:1] if typed.pretrained else task.seeds)
     tune_seeds = typed.tune_seeds or min(task.tune_seeds or len(seeds), len(seeds))
     if tune_seeds > len(seeds):
-        raise SettingsError(f"tune_seeds={tune_seeds} is more than the {len(seeds)} seeds: give at most that")
+        raise SettingsError(f"tune_seeds={tune_seeds} is more than {counted(len(seeds), 'seed')}: give at most that")
     return seeds, tune_seeds
 
 
@@ -402,7 +402,7 @@ def _warmup(typed: UserSettings, recipe: Mapping[str, Any], shortest: int) -> tu
         return (min(recipe["warmup"], max(recipe["warmup"] * share, min(1.0, shortest / 4))),)
     if max(typed.warmup) > shortest:
         raise SettingsError(
-            f"warmup={max(typed.warmup):g} epochs is longer than a run of {shortest} epochs: give at most that, or "
-            f"more epochs"
+            f"warmup={max(typed.warmup):g} is longer than a run of {counted(shortest, 'epoch')}: give at most that, "
+            "or more epochs"
         )
     return typed.warmup

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calib_bench.commands.command import PLUGINS, Command, Option, setting
-from calib_bench.errors import SettingsError
 
 if TYPE_CHECKING:
     from calib_bench.core.trial import Trial
@@ -44,12 +43,9 @@ def _call(arguments: Namespace) -> int:
 
 def _trial(word: str) -> tuple[Path, Trial]:
     """The run folder and the stored trial that a word names."""
-    from calib_bench.evaluation.predictions import stored
+    from calib_bench.evaluation.stored import stored_trial
 
-    place = stored(word)
-    if place is None:
-        raise SettingsError(f"{word} is not a stored trial: name one as runs/<study>:<key>")
-    store, key = place
+    store, key = stored_trial(word)
     return store.path, store.trial(key)
 
 

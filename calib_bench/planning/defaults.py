@@ -18,6 +18,7 @@ from calib_bench.core.trial import ADAM_EPS, CROSS_ENTROPY, HF, format_objective
 from calib_bench.errors import SettingsError, counted, nearest
 from calib_bench.models.weights import name_of
 from calib_bench.planning.carry import HAVE_EPS, add_scales, rate_unit
+from calib_bench.system.files import near
 from calib_bench.train.fusion import check_optimizer, check_schedule
 
 RECIPE = ("optimizer", "momentum", "weight_decay", "schedule", "warmup", "epochs", "batch", "clip")
@@ -143,9 +144,8 @@ def _own_weights(file: Path | None, chosen: Sequence[str]) -> dict[str, Any]:
         return {}
     path = file.expanduser()
     if not path.is_file():
-        near = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = f": {nearest(path.name, near)}" if 0 < len(near) <= 100 else ""
-        raise SettingsError(f"weights={file} {'is a folder' if path.is_dir() else 'does not exist'}{hint}")
+        why = "is a folder" if path.is_dir() else f"does not exist{near(path)}"
+        raise SettingsError(f"weights={file} {why}")
     if len(chosen) > 1:
         raise SettingsError(f"weights= is of one model, and there are several: give one of {', '.join(chosen)}")
     return {"weights": path, "pretrained": True}

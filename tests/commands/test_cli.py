@@ -187,6 +187,32 @@ def test_a_batch_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture
     fails(["run", *TINY, "model=mlp_99999_99999", f"out={tmp_path}"], "memory", capsys)
 
 
+@pytest.mark.parametrize(
+    ("words", "nearest"),
+    [
+        (["report", "runs/digits-seperation"], "runs/digits-separation"),
+        (["table", "digits-separation"], "runs/digits-separation"),
+        (["export", "runs/digits-separatio:abc"], "runs/digits-separation"),
+        (["evaluate", "runs/digits-separatio:abc"], "runs/digits-separation"),
+        (["run", "task=folder", "data=mine.cvs"], "mine.csv"),
+        (["run", "task=cifar10", "data=run"], "runs"),
+        (["run", "config=mine.cs"], "mine.csv"),
+    ],
+)
+def test_a_missing_path_gets_the_nearest(
+    words: list[str], nearest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "digits-separation").mkdir(parents=True)
+    (tmp_path / "runs" / "digits-separation" / "store.json").touch()
+    (tmp_path / "mine.csv").touch()
+    fails(words, f"did you mean '{nearest}'?", capsys)
+
+
+def test_digits_take_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fails(["run", *TINY, f"out={tmp_path}", "data=mine.csv"], "give task=folder data=mine.csv", capsys)
+
+
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "bta=1", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err

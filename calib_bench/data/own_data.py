@@ -90,9 +90,7 @@ def _named_path(request: Request) -> tuple[Path, str]:
         raise DataError("task=folder needs data=PATH: a folder of class folders or tables, or one table.")
     path = request.data.expanduser()
     if not path.exists():
-        raise DataError(
-            f"data={path} does not exist{near(path)}: give a folder of class folders or tables, or one table."
-        )
+        raise DataError(f"data={path} does not exist{near(path)}: give a table, or a folder of tables or images.")
     if not path.is_file():
         path, _ = find(request, Hub("", "", "", "", {}))
     return path, f"{path} (data=)"

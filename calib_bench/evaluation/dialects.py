@@ -396,7 +396,7 @@ def _refuse_ragged(data: bytes, delimiter: str, path: Path, skipped: int) -> Non
         names=f"{counted(len(header), 'column')} ({delimiter.join(header)[:60]})",
         line=rows.line_num + skipped,
         number=len(odd),
-        row=delimiter.join(odd)[:60],
+        row=delimiter.join(odd)[:60].replace("\n", " "),  # quotes may hold line ends
         hint=hint,
     )
 

@@ -62,16 +62,15 @@ def show_plan(settings: UserSettings, gpus: int = 64, price: float | None = None
     console.print(summary(plan, store), markup=False)
     if plan.groups:
         console.print(_group_sizes(plan.groups), markup=False)
+    if plan.pending:
+        if estimate := cluster_estimate.estimate(resolved, study, store, gpus):
+            console.print(estimate.text(price), markup=False)
+        try:
+            check_and_estimate(resolved, study, store, device, console, fetch=False)
+        except DataError as error:
+            console.print(f"cost not estimated: {error}", markup=False)
     for line in _degrees(resolved.execution, plan.trials):
         console.print(line, markup=False)
-    if not plan.pending:
-        return 0
-    if estimate := cluster_estimate.estimate(resolved, study, store, gpus):
-        console.print(estimate.text(price), markup=False)
-    try:
-        check_and_estimate(resolved, study, store, device, console, fetch=False)
-    except DataError as error:
-        console.print(f"cost not estimated: {error}", markup=False)
     return 0
 
 

@@ -51,7 +51,7 @@ def resolve(typed: UserSettings) -> Settings:
     chosen = tuple(dict.fromkeys(models.canonical(model) for model in typed_models))
     typed = typed.model_copy(update=_own_weights(typed.weights, chosen))
     for model in chosen:
-        _check_model(model, typed.pretrained and not typed.weights)
+        _check_model(model, task, typed.pretrained and not typed.weights)
     seeds, tune_seeds = _seeds(typed, task)
     complete = {
         "model": chosen,
@@ -126,8 +126,8 @@ def _hint(key: str, options: type[StudyOptions]) -> str:
     return nearest(key, [*KEYS, *options.model_fields])
 
 
-def _check_model(model: str, published: bool) -> None:
-    models.check_exists(model)
+def _check_model(model: str, task: Task, published: bool) -> None:
+    models.check_exists(model, task.example[0] if task.example else "image" if task.image else None)
     if published and not model.startswith(("timm/", HF)):
         raise SettingsError(
             f"there are no pretrained weights for {model}: give model=timm/NAME, model=hf/NAME, or weights=FILE"

@@ -209,6 +209,19 @@ def test_a_missing_path_gets_the_nearest(
     fails(words, f"did you mean '{nearest}'?", capsys)
 
 
+@pytest.mark.parametrize("model", ["resnet5O", "mlp_x", "lstm", "timm/resnet5O"])
+def test_a_wrong_model_is_all_that_a_plan_says(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", f"model={model}"]) == 2
+    printed = capsys.readouterr()
+    assert not printed.out
+    assert "did you mean" in printed.err or "takes inputs of kind tokens" in printed.err
+
+
+def test_an_image_too_small_for_a_model_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["plan", *TINY, f"out={tmp_path}", "model=timm/vit_tiny_patch16_224", "lr_hom=1"]
+    fails([word for word in small if not word.startswith("lr_rel")], "cannot process images of shape", capsys)
+
+
 def test_digits_take_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fails(["run", *TINY, f"out={tmp_path}", "data=mine.csv"], "give task=folder data=mine.csv", capsys)
 

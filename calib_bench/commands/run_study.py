@@ -95,8 +95,9 @@ def _run(settings: UserSettings, resolved: Settings, ask: bool) -> int:
     plan = planning.make(resolved, study, store, workers, device)
     console.print(f"{command}\n{summary(plan, store)}", markup=False)
     _tell_added(settings, resolved, console)
+    notes: list[str] = []
     if plan.pending:
-        hours = check_and_estimate(resolved, study, store, device, console)
+        hours, notes = check_and_estimate(resolved, study, store, device, console)
         if ask and not resolved.yes and hours is not None and hours > ASK_ABOVE_HOURS:
             _confirm(hours, console)
     _check_data(resolved, plan, store)
@@ -114,7 +115,7 @@ def _run(settings: UserSettings, resolved: Settings, ask: bool) -> int:
             analysis = _report(earlier, partial(reporting.renew, store, study, resolved), tracker, console)
     page = store.path / "report" / "report.html"
     display.say("analysed", report=page, verdict=analysis.verdict, warnings=analysis.warnings)
-    print_results(analysis, page, console)
+    print_results(analysis, page, console, notes)
     return 1 if failed_trials.of_study(study, resolved, store) else 0
 
 
@@ -204,11 +205,11 @@ def summary(plan: planning.Plan, store: Store) -> str:
 
 def check_and_estimate(
     settings: Settings, study: Study, store: Store, device: str, console: Console, fetch: bool = True
-) -> float | None:
-    """Load the data, so that what is wrong with it shows now; print and return the device hours still to come.
+) -> tuple[float | None, list[str]]:
+    """Load the data, so that what is wrong with it shows now; print what is still to come and notes on the data.
 
     Returns:
-        None where nothing is to come, or nobody knows how long it takes on the device.
+        The device hours, None where nothing is to come, or nobody knows how long it takes on the device; the notes.
 
     Raises:
         DataError: the data is missing or not what the task declares.
@@ -216,24 +217,25 @@ def check_and_estimate(
     """
     coming = planning.foresee(settings, study, store)
     if not coming:
-        return None
+        return None, []
     splits = worker.load_splits(settings, coming[0], fetch)
     for model in settings.model or ():
         models.check(model, splits.spec.kind)
     sizes = f"{len(splits.train):,} for training, {len(splits.test):,} to test"
     console.print(f"data: {splits.source}, {sizes}", markup=False)
-    for note in _notes(coming, splits, settings, fetch):
+    notes = _notes(coming, splits, settings, fetch)
+    for note in notes:
         console.print(f"note: {note}", markup=False)
     seconds = [value for trial in coming if (value := _seconds(trial, splits, device)) is not None]
     trials = f"{counted(len(coming), 'trial')} to run in all rounds"
     more = "; more are added where a best rate is at the edge of its grid" if _rates_may_grow(settings.grid) else ""
     if len(seconds) < len(coming):
         console.print(f"{trials}{more}; how long they take on {device} is not known")
-        return None
+        return None, notes
     probes = ", and what their probes take" if any(trial.probe for trial in coming) else ""
     time_needed = f"about {duration(sum(seconds))} of device time (rough){probes}"
     console.print(f"{trials}, {time_needed}{more}", markup=False)
-    return sum(seconds) / 3600
+    return sum(seconds) / 3600, notes
 
 
 def _rates_may_grow(grid: Grid) -> bool:

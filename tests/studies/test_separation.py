@@ -192,7 +192,11 @@ def test_without_a_reference_nothing_is_compared(tmp_path: Path, capsys: pytest.
     assert any(w.startswith("No reference") for w in analysis.warnings)
     assert len(analysis.tables["baselines"].frame) == 4
     print_results(analysis, tmp_path, open_console())
-    assert "Every arm under every post-hoc method" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Every arm under every post-hoc method" in printed
+    assert "No reference" in printed
+    print_results(analysis, tmp_path, open_console(), printed=["no arm has beta=1"])
+    assert "No reference" not in capsys.readouterr().out
     for draw in STUDY.figures.values():
         draw(analysis)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from calib_bench.commands.command import Command, Option
 from calib_bench.commands.prediction_files import OUT
+from calib_bench.commands.stored_run import stored_trial
 
 if TYPE_CHECKING:
     from calib_bench.evaluation.writers import Split
@@ -24,7 +25,7 @@ beta. val and cal are the calibration split. `evaluate` reads each of them."""
 def _call(arguments: Namespace) -> int:
     """Write a stored trial's predictions."""
     from calib_bench.evaluation import writers
-    from calib_bench.evaluation.stored import stored_arrays, stored_trial
+    from calib_bench.evaluation.stored import stored_arrays
     from calib_bench.system.files import write_bytes
 
     store, key = stored_trial(arguments.trial)

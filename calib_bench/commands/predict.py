@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calib_bench.commands.command import PLUGINS, Command, Option, setting
+from calib_bench.commands.stored_run import stored_trial
 
 if TYPE_CHECKING:
     from calib_bench.core.trial import Trial
@@ -43,8 +44,6 @@ def _call(arguments: Namespace) -> int:
 
 def _trial(word: str) -> tuple[Path, Trial]:
     """The run folder and the stored trial that a word names."""
-    from calib_bench.evaluation.stored import stored_trial
-
     store, key = stored_trial(word)
     return store.path, store.trial(key)
 

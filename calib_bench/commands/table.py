@@ -15,6 +15,7 @@ from calib_bench.errors import SettingsError, UserError, nearest
 from calib_bench.report.paper_table import PaperTable, metric_columns, paper_table
 from calib_bench.report.table_view import TableView
 from calib_bench.report.tables import read
+from calib_bench.store.store import near_runs
 from calib_bench.system.files import write_bytes
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ def format_table(options: Namespace) -> tuple[str, PaperTable]:
 
 def _table(options: Namespace) -> tuple[str, Table]:
     """The table of the run that is wanted, else the main one, else the first for papers, else the first."""
+    if not options.run.is_dir():
+        raise SettingsError(f"{options.run} does not exist{near_runs(options.run)}")
     tables = read(options.run)
     for_papers = [name for name, table in tables.items() if table.paper]
     name = options.table or (MAIN if MAIN in tables else [*for_papers, *tables][0])

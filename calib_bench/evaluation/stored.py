@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calib_bench.core.trial import Trial
-from calib_bench.errors import SettingsError, StoreError, nearest
+from calib_bench.errors import StoreError, nearest
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.refusals import Refusal
-from calib_bench.store.store import Store, is_run, near_runs
+from calib_bench.store.store import Store, is_run
 
 
 def stored(place: str) -> tuple[Store, str] | None:
@@ -29,20 +29,6 @@ def stored(place: str) -> tuple[Store, str] | None:
         return None
     store = Store(Path(folder), "read")
     return store, _key(store, key)
-
-
-def stored_trial(place: str) -> tuple[Store, str]:
-    """The run folder and key that a word names.
-
-    Raises:
-        SettingsError: it names no stored trial.
-        StoreError: the run folder holds no such trial.
-    """
-    store_and_key = stored(place)
-    if store_and_key is None:
-        hint = near_runs(Path(place.partition(":")[0]))
-        raise SettingsError(f"{place} is not a stored trial: name one as runs/<study>:<key>{hint}")
-    return store_and_key
 
 
 def is_trial(path: Path) -> bool:

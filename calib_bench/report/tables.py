@@ -16,7 +16,6 @@ from calib_bench.analysis.format import number
 from calib_bench.core.study import Table
 from calib_bench.errors import StoreError
 from calib_bench.report.table_view import TableView, star
-from calib_bench.store.store import near_runs
 from calib_bench.system.files import write_bytes, write_json, writing
 
 if TYPE_CHECKING:
@@ -186,8 +185,6 @@ def read(run: Path) -> dict[str, Table]:
     import pandas as pd
 
     folder = run / "report" / "tables" if (run / "report").is_dir() else run / "tables"
-    if not run.is_dir():
-        raise StoreError(f"{run} does not exist{near_runs(run)}")
     if not (folder / "index.json").is_file():
         raise StoreError(f"{run} has no report with tables: python -m calib_bench report {run} makes it")
     try:

@@ -154,12 +154,18 @@ def _name(trial: Trial, key: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def leaderboard(runs: Sequence[_Run]) -> Analysis:
-    """How calibrators stand over the experiments of runs: over all of them, at each beta, after each objective."""
+    """How calibrators stand over the experiments of runs: over all of them, at each beta, after each objective.
+
+    Raises:
+        UserError: no experiment is left.
+    """
     import pandas as pd
 
     from calib_bench.core.study import Analysis, Table
     from calib_bench.evaluation import standings as over
 
+    if not any(run.rows for run in runs):
+        raise UserError("every trial diverged or ended no better than guessing: there is nothing to rank")
     every = pd.DataFrame([row for run in runs for row in run.rows])
     again = every.duplicated(["dataset", "key", "method"])
     frame = every[~again]

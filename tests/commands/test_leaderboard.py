@@ -99,6 +99,16 @@ def test_a_trial_counts_once_and_what_was_measured_is_read(
 def test_what_is_no_finished_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["leaderboard", str(tmp_path)]) == 2
     assert "is not a run folder" in capsys.readouterr().err
+    make(
+        tmp_path / "dead",
+        *WORDS,
+        "beta=1",
+        "objective=cross_entropy",
+        "model=mlp_8",
+        diverged=[(1.0, seed) for seed in range(6)],
+    )
+    assert main(["leaderboard", str(tmp_path / "dead")]) == 2
+    assert "there is nothing to rank" in capsys.readouterr().err
     make(tmp_path / "run", *WORDS, "beta=1", "objective=cross_entropy", "model=mlp_8")
     shutil.rmtree(tmp_path / "run" / "trials")
     assert main(["leaderboard", str(tmp_path / "run")]) == 2

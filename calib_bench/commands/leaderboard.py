@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FEW = 6
 """Units below which the page says that they are few."""
 FEW_UNITS = (
-    "{number} {units} are few: the limits rest on the t distribution, and another one may change the order. Runs of "
+    "Few {units} ({number}): the limits rest on the t distribution, and another one may change the order. Runs of "
     "more data sets are what helps."
 )
 FAILED = "Trials left out, since they diverged or ended no better than guessing: {number}."

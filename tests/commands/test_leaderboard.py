@@ -75,7 +75,7 @@ def test_the_board_is_what_its_experiments_say(runs: Path) -> None:
 
 def test_the_page_says_what_its_units_are_and_what_is_left_out(runs: Path) -> None:
     page = (runs / "board" / "report.html").read_text()
-    for words in ("14 experiments with 2 models on one data set", "2 models are few", "no better than guessing: 1"):
+    for words in ("14 experiments with 2 models on one data set", "Few models (2)", "no better than guessing: 1"):
         assert words in page
     assert (runs / "board" / "figures" / "standings.png").is_file()
     assert (runs / "board" / "figures" / "by_beta.svg").is_file()

@@ -36,6 +36,15 @@ class OutOfMemory(ResourceError):
     memory = True
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun.
+
+    >>> counted(1, "trial"), counted(1200, "trial")
+    ('1 trial', '1,200 trials')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """A clause naming the choices closest to `word`, or all of them when none is close.
 

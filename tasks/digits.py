@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from calib_bench.core.task import Recipe, SplitSizes, Task
 from calib_bench.data import arrays
+from calib_bench.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +23,8 @@ def read(request: Request) -> tuple[np.ndarray, np.ndarray]:
     """(x in [0, 1], labels): rows of 64 for multilayer perceptrons, 1 x 8 x 8 images for every other model."""
     import numpy as np
 
+    if request.data is not None:
+        raise DataError(f"task=digits takes no data=: for your own give task=folder data={request.data}")
     spec = find_spec("sklearn")  # the file alone: importing the package takes a second in each process
     assert spec is not None
     assert spec.origin is not None

@@ -21,6 +21,7 @@ from calib_bench.analysis.rate_choice import shift, with_choice
 from calib_bench.analysis.result_rows import TWO_KINDS, Row, cell
 from calib_bench.analysis.scores import REPAIRED
 from calib_bench.analysis.tables import STAR, TableSpec
+from calib_bench.errors import counted
 from calib_bench.inference import Interval, Resampled, crossed_interval, percentile, refitted, resampled_means, within
 from calib_bench.inference.arrays import Array
 
@@ -233,7 +234,7 @@ def how(best: pd.DataFrame) -> str:
     what = Says.SEEDS if examples == 1 else Says.BOTH
     what = Says.EXAMPLES if seeds == 1 else what
     same = Says.SAME if "ratio" in best else ""
-    return Says.HOW.of(seeds=f"{seeds} seed{'s' * (seeds > 1)}", what=what, same=same)
+    return Says.HOW.of(seeds=counted(seeds, "seed"), what=what, same=same)
 
 
 TABLE = TableSpec(

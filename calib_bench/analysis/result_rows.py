@@ -59,6 +59,11 @@ TRIALS_DOUBTFUL = f"doubtful: ECE rests on fewer than {FEWEST} wrong examples (f
 """What that of a table of trials says."""
 
 
+def has_any(frame: pd.DataFrame, column: str) -> bool:
+    """Whether any row of the frame has a value in the column."""
+    return column in frame and bool(frame[column].notna().any())
+
+
 def adjusted(frame: pd.DataFrame, *by: str) -> pd.DataFrame:
     """The frame with a column `<name>_holm` for every `<name>_p`: Holm's adjustment over all rows alike in `by`.
 
@@ -145,14 +150,10 @@ KINDS = f"{TWO_KINDS.replace('_', ' ')}: whose seeds collapsed in part, so that 
 """Note on the column TWO_KINDS of a table."""
 
 
-def marks(frame: pd.DataFrame, doubt: str = DOUBTFUL) -> tuple[str, ...]:
-    """What the note of a table says of "doubtful" and TWO_KINDS, columns that only some frames have.
-
-    Args:
-        doubt: what it says of "doubtful".
-    """
-    texts = {"doubtful": doubt, TWO_KINDS: KINDS}
-    return tuple(text for column, text in texts.items() if column in frame)
+def marks_note(frame: pd.DataFrame) -> str:
+    """Sentences on the columns "doubtful" and TWO_KINDS, where a row of the frame has them; a space before each."""
+    texts = {"doubtful": DOUBTFUL, TWO_KINDS: KINDS}
+    return "".join(f" {text}." for column, text in texts.items() if has_any(frame, column))
 
 
 def revoked(row: Mapping[str, Any]) -> str:

@@ -30,6 +30,7 @@ from calib_bench.core.fate import FAILED, GUESS
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
+from calib_bench.errors import counted
 from calib_bench.inference import Interval, choice_variance, rate, selected_gain, spread, spread_ratio, widened
 from calib_bench.planning.tuning import Arm, joined, trial_at
 
@@ -122,7 +123,7 @@ def _at_chosen(measures: Measures, result: str, means: Sequence[float]) -> tuple
 
 def _states(arm: Arm, store: Results, grid: Grid) -> tuple[tuple[int, int], dict[int, bool]]:
     """Stored trials of all rates and how many failed; at the chosen rate, by seed, whether it did."""
-    ran = diverged = 0
+    ran = failed = 0
     chosen = {}
     for tried in arm.rates:
         for seed in grid.seed:
@@ -130,10 +131,10 @@ def _states(arm: Arm, store: Results, grid: Grid) -> tuple[tuple[int, int], dict
             if not store.has(trial):
                 continue
             bad = store.fate(trial) in FAILED
-            ran, diverged = ran + 1, diverged + bad
+            ran, failed = ran + 1, failed + bad
             if tried == arm.chosen:
                 chosen[seed] = bad
-    return (ran, diverged), chosen
+    return (ran, failed), chosen
 
 
 def rows(reference: Seeds | None, arm: Seeds) -> list[Row]:
@@ -142,10 +143,10 @@ def rows(reference: Seeds | None, arm: Seeds) -> list[Row]:
     Returns:
         `mean`, `peak` (the best seed, judged on the test split), `picked` (the seed that the selection split prefers);
         `spread`, the standard deviation across seeds, and `spread_ratio` to the reference's over the same seeds, with
-        limits, the latter with the p-value of 1; `diverged` and `diverged_chosen`, shares of trials with exact limits,
+        limits, the latter with the p-value of 1; `failed` and `failed_chosen`, shares of trials with exact limits,
         and their counts.
     """
-    base = {**arm.name, "seeds": len(arm.seeds), **_divergence(arm)}
+    base = {**arm.name, "seeds": len(arm.seeds), **_failures(arm)}
     result_rows = []
     for result in RESULTS if arm.seeds else ():
         values = arm.means[result]
@@ -173,9 +174,9 @@ def _spread_ratio(arm: Seeds, reference: Seeds, result: str) -> Interval:
     return spread_ratio(mine, theirs)
 
 
-def _divergence(arm: Seeds) -> Row:
+def _failures(arm: Seeds) -> Row:
     row: Row = {}
-    for column, (n, bad) in (("diverged", arm.tried), ("diverged_chosen", arm.chosen)):
+    for column, (n, bad) in (("failed", arm.tried), ("failed_chosen", arm.chosen)):
         if n:
             row |= fields(column, rate(bad, n))
         row[f"{column}_trials"] = f"{bad} of {n}"
@@ -270,8 +271,8 @@ TABLE = TableSpec(
         "peak: the best seed judged on the test split itself, which nobody can pick, and which grows with the number "
         "of seeds; picked: the seed that the selection split prefers; all seeds are at the rate that all of the "
         "tuning seeds chose",
-        "up to {most} seeds; diverged: share of all trials that ran, at every rate tried, whose loss is not finite "
-        f"or ended at {GUESS:.0%} or more of that of guessing (the entropy of the labels); diverged chosen: at the "
+        "up to {most} seeds; failed: share of all trials that ran, at every rate tried, whose loss is not finite "
+        f"or ended at {GUESS:.0%} or more of that of guessing (the entropy of the labels); failed chosen: at the "
         "chosen rate, over {whose}; exact 95% limits (Clopper-Pearson) that take trials as independent, though those "
         "that share a seed are not quite; a trial that did not fail may still have collapsed{unseen}",
     ),
@@ -309,8 +310,8 @@ class Says(Sentences):
         "beta={mean:.3g} (best seed {of_peak[peak]:.4f} and {of_mean[peak]:.4f}, mean {of_peak[mean]:.4f} and "
         "{of_mean[mean]:.4f})."
     )
-    DIVERGED = "{where}Trials failed at {betas}; at the chosen rate, {listed}."
-    DIVERGED_ELSEWHERE = "{where}Trials failed at {betas}, none of them counted at its chosen rate."
+    FAILED = "{where}Trials failed at {betas}; at the chosen rate, {listed}."
+    FAILED_ELSEWHERE = "{where}Trials failed at {betas}, none of them counted at its chosen rate."
     SHARE = "{share} of trials at {where} {objective}"
     NO_GAIN = (
         "Choosing beta{loss} on the selection split ({betas} betas, {seeds}; all together choose beta={chosen:.3g}) "
@@ -334,7 +335,7 @@ def words(frame: pd.DataFrame, grid: Grid) -> list[str]:
                 about = {"where": where, "result": result, "reference": grid.reference}
                 sentences.append(Says.SPREAD.of(**about, times="; ".join(map(_times, rows))))
         sentences += _peak(where, family)
-        sentences += _diverged(where, family.drop_duplicates(["beta", "objective"]))
+        sentences += _failed(where, family.drop_duplicates(["beta", "objective"]))
     return sentences
 
 
@@ -353,12 +354,12 @@ def _peak(where: str, frame: pd.DataFrame) -> list[str]:
     return [sentence.of(where=where, peak=peak["beta"], mean=mean["beta"], of_peak=peak, of_mean=mean)]
 
 
-def _diverged(where: str, frame: pd.DataFrame) -> list[str]:
-    """At which betas trials diverged, and how many at the chosen rates."""
-    rows = [row for row in frame.to_dict("records") if row.get("diverged", 0) > 0]
-    chosen = [row for row in rows if row.get("diverged_chosen", 0) > 0]
-    sentence = Says.DIVERGED if chosen else Says.DIVERGED_ELSEWHERE
-    shares = [(percent(row, "diverged_chosen"), at_beta(row), row["objective"]) for row in chosen]
+def _failed(where: str, frame: pd.DataFrame) -> list[str]:
+    """At which betas trials failed, and how many at the chosen rates."""
+    rows = [row for row in frame.to_dict("records") if row.get("failed", 0) > 0]
+    chosen = [row for row in rows if row.get("failed_chosen", 0) > 0]
+    sentence = Says.FAILED if chosen else Says.FAILED_ELSEWHERE
+    shares = [(percent(row, "failed_chosen"), at_beta(row), row["objective"]) for row in chosen]
     listed = ", ".join(Says.SHARE.of(share=share, where=at, objective=objective) for share, at, objective in shares)
     betas = places(at_beta({"beta": row["beta"]}) for row in rows)
     return [sentence.of(where=where, betas=betas, listed=listed)] if rows else []
@@ -376,7 +377,7 @@ def gain_words(frame: pd.DataFrame, grid: Grid) -> list[str]:
 def _gain_words(objective: str, rows: Sequence[Mapping[Any, Any]], grid: Grid) -> str:
     """Sentence on the gain with one objective, whose rows are of the results of GAINS."""
     loss = "" if objective == CROSS_ENTROPY else f" with {objective}"
-    seeds = f"{rows[0]['seeds']} seed{'s' if rows[0]['seeds'] > 1 else ''}"
+    seeds = counted(rows[0]["seeds"], "seed")
     nothing = all(row["gain"] == 0 == row["gain_low"] == row["gain_high"] for row in rows)
     about = {"loss": loss, "betas": rows[0]["betas"], "seeds": seeds, "chosen": rows[0]["chosen"]}
     results = ", ".join(_gain_of_result(row) for row in rows)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from calib_bench.analysis.result_rows import Row
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
+from calib_bench.errors import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,16 +67,12 @@ def sample(frame: pd.DataFrame) -> str:
     seeds, examples = int(frame["seeds"].max()), int(frame["examples"].max())
     fewest = int(frame["seeds"].min())
     fewer = f" (in some rows fewer, down to {fewest})" if fewest < seeds else ""
-    n = f"{_count(seeds, 'seed')}{fewer}, {examples:,} test examples"
+    n = f"{counted(seeds, 'seed')}{fewer}, {examples:,} test examples"
     if bool(frame["nested"].any()):
         return f"{n} a seed; 95% t intervals over seeds, each with its own test examples"
     if seeds == 1:
         return f"{n}; 95% intervals over test examples only, since there is one seed"
     return f"{n}; 95% intervals over seeds and test examples together"
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def by_model(frame: pd.DataFrame) -> Iterator[tuple[Row, pd.DataFrame]]:

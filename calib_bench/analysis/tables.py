@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from calib_bench.analysis.format import stem
-from calib_bench.analysis.result_rows import DOUBTFUL, KINDS, TWO_KINDS, adjusted
+from calib_bench.analysis.result_rows import DOUBTFUL, KINDS, TWO_KINDS, adjusted, has_any
 from calib_bench.analysis.table_notes import display_columns, sample, smoke_note
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Table
+from calib_bench.errors import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +60,7 @@ class TableSpec:
     even_empty: bool = False
 
     def table(self, frame: pd.DataFrame, grid: Grid, **fields: Any) -> Table:
-        """The table of some rows; columns "doubtful" and TWO_KINDS are explained where they are there.
+        """The table of some rows; columns "doubtful" and TWO_KINDS are explained where a row has them.
 
         Args:
             frame: its rows.
@@ -71,7 +72,7 @@ class TableSpec:
         words = self.words(frame, grid) if self.words else ()
         frame = self._of_rows(frame)
         columns = {"doubtful": DOUBTFUL, TWO_KINDS: KINDS, **self.columns}
-        parts = [*self.note, *(text for column, text in columns.items() if column in frame)]
+        parts = [*self.note, *(text for column, text in columns.items() if has_any(frame, column))]
         sentences = [text.removesuffix(".") for text in (*words, *(part.format(**fields) for part in parts)) if text]
         note = smoke_note(grid) + " ".join(f"{sentence}." for sentence in sentences)
         title = self.title.format(**fields)
@@ -86,9 +87,9 @@ class TableSpec:
 
 def _fields(frame: pd.DataFrame, grid: Grid) -> dict[str, Any]:
     """The fields that every table's texts may hold, see `TableSpec`."""
-    seeds = f"{len(grid.seed)} seed{'s' if len(grid.seed) > 1 else ''}"
     n = sample(frame) if {"seeds", "examples", "nested"} <= set(frame) else ""
     score = grid.select.replace("_", " ")
+    seeds = counted(len(grid.seed), "seed")
     return {"reference": f"beta={grid.reference:g}", "seeds": seeds, "score": score, "sample": n}
 
 

@@ -15,6 +15,7 @@ from calib_bench.analysis.interventions import why_not
 from calib_bench.analysis.table_notes import smoke_warnings
 from calib_bench.core.fate import DEAD, GUESS
 from calib_bench.core.settings import Grid
+from calib_bench.errors import counted
 from calib_bench.planning.tuning import FEW_SEEDS, FEWEST_SEEDS, Arm
 
 STATUS = {
@@ -178,7 +179,7 @@ def _few_seeds(few: Sequence[Arm], count: int) -> list[str]:
     if not few:
         return []
     seeds = max(len(trials) for arm in few for trials in arm.tried.values())
-    return [Says.FEW_SEEDS.of(seeds=f"{seeds} seed{'s' * (seeds > 1)}", arms=_listed(few, len(few) == count))]
+    return [Says.FEW_SEEDS.of(seeds=counted(seeds, "seed"), arms=_listed(few, len(few) == count))]
 
 
 def _listed(arms: Sequence[Arm], every: bool) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 
+from calib_bench.commands.table import MAIN
 from calib_bench.execute.progress import Display
 from calib_bench.report.tables import rich_table
 
@@ -39,9 +42,17 @@ def warn(display: Display, text: str) -> None:
     display.console.print(f"[yellow]warning:[/] {escape(text)}")
 
 
-def print_results(analysis: Analysis, page: Path, console: Console) -> None:
-    """Print what a study found: its first table for papers, verdict and warnings, and where its page is."""
+def print_results(analysis: Analysis, page: Path, console: Console, printed: Sequence[str] = ()) -> None:
+    """Print what a study found: its first table for papers, verdict and warnings, and where its page is.
+
+    Where that table compares nothing, as with one arm, it is the table of calibrators. Warnings that repeat a note
+    that was printed before are left out.
+    """
+    kept = tuple(text for text in analysis.warnings if not any(note in text for note in printed))
+    analysis = replace(analysis, warnings=kept)
     table = next((table for table in analysis.tables.values() if table.paper), None)
+    if table is not None and table.first and table.frame.columns.intersection(table.first).empty:
+        table = analysis.tables.get(MAIN, table)
     print_analysis(analysis, table, "warning", page, console)
 
 

@@ -16,7 +16,7 @@ from calib_bench.commands.prediction_files import (
     test_files,
     write_results,
 )
-from calib_bench.errors import SettingsError
+from calib_bench.errors import SettingsError, counted
 
 if TYPE_CHECKING:
     from calib_bench.core.baseline import Calibrator
@@ -86,7 +86,7 @@ def _benchmark(path: Path, calibrators: Mapping[str, Calibrator], arguments: Nam
         raise SettingsError(
             f"{path}:{lacking[0]} holds no calibration split: a table over experiments needs one of each"
         )
-    with status(open_console(stderr=True), f"measuring {len(models)} experiments"):
+    with status(open_console(stderr=True), f"measuring {counted(len(models), 'experiment')}"):
         analysis = benchmark(dict(zip(names, models, strict=True)), calibrators, arguments.bins)
     out = arguments.out or new_folder("evaluate", [path.stem], test_files(models))
     write_results("evaluate", arguments.words, STANDINGS, models, analysis, out)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from calib_bench.commands.command import Command, Option
 from calib_bench.commands.prediction_files import OUT
-from calib_bench.errors import UserError
+from calib_bench.commands.stored_run import stored_trial
 
 if TYPE_CHECKING:
     from calib_bench.evaluation.writers import Split
@@ -25,13 +25,10 @@ beta. val and cal are the calibration split. `evaluate` reads each of them."""
 def _call(arguments: Namespace) -> int:
     """Write a stored trial's predictions."""
     from calib_bench.evaluation import writers
-    from calib_bench.evaluation.stored import stored, stored_arrays
+    from calib_bench.evaluation.stored import stored_arrays
     from calib_bench.system.files import write_bytes
 
-    stored_trial = stored(arguments.trial)
-    if stored_trial is None:
-        raise UserError(f"{arguments.trial} is not a stored trial: name one as runs/<study>:<key>")
-    store, key = stored_trial
+    store, key = stored_trial(arguments.trial)
     trial = store.trial(key)
     out = arguments.out or Path("runs") / f"export-{key}"
     splits = stored_arrays(store, trial, ("selection", "calibration", "test"))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FEW = 6
 """Units below which the page says that they are few."""
 FEW_UNITS = (
-    "{number} {units} are few: the limits rest on the t distribution, and another one may change the order. Runs of "
+    "Few {units} ({number}): the limits rest on the t distribution, and another one may change the order. Runs of "
     "more data sets are what helps."
 )
 FAILED = "Trials left out, since they diverged or ended no better than guessing: {number}."
@@ -154,12 +154,18 @@ def _name(trial: Trial, key: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def leaderboard(runs: Sequence[_Run]) -> Analysis:
-    """How calibrators stand over the experiments of runs: over all of them, at each beta, after each objective."""
+    """How calibrators stand over the experiments of runs: over all of them, at each beta, after each objective.
+
+    Raises:
+        UserError: no experiment is left.
+    """
     import pandas as pd
 
     from calib_bench.core.study import Analysis, Table
     from calib_bench.evaluation import standings as over
 
+    if not any(run.rows for run in runs):
+        raise UserError("every trial diverged or ended no better than guessing: there is nothing to rank")
     every = pd.DataFrame([row for run in runs for row in run.rows])
     again = every.duplicated(["dataset", "key", "method"])
     frame = every[~again]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from calib_bench.commands.command import SETTINGS, Command, Option, number, whole
 from calib_bench.core.settings import Execution, Settings, UserSettings
 from calib_bench.core.trial import Trial
-from calib_bench.errors import DataError
+from calib_bench.errors import DataError, counted
 
 
 def _call(arguments: Namespace) -> int:
@@ -43,7 +43,7 @@ def show_plan(settings: UserSettings, gpus: int = 64, price: float | None = None
     from calib_bench import registry
     from calib_bench.commands.console import open_console
     from calib_bench.commands.run_study import check_and_estimate, device_type, summary
-    from calib_bench.execute import local
+    from calib_bench.execute import local, worker
     from calib_bench.planning import cluster_estimate
     from calib_bench.planning import plan as planning
     from calib_bench.planning.defaults import resolve
@@ -51,6 +51,7 @@ def show_plan(settings: UserSettings, gpus: int = 64, price: float | None = None
 
     console = open_console()
     resolved = resolve(settings)
+    worker.prepare(resolved)  # its threads: the speed that is measured is that of a trial
     study = registry.study(resolved.study)
     store = Store(resolved.folder, "peek")
     device = device_type(resolved)
@@ -61,16 +62,15 @@ def show_plan(settings: UserSettings, gpus: int = 64, price: float | None = None
     console.print(summary(plan, store), markup=False)
     if plan.groups:
         console.print(_group_sizes(plan.groups), markup=False)
+    if plan.pending:
+        if estimate := cluster_estimate.estimate(resolved, study, store, gpus):
+            console.print(estimate.text(price), markup=False)
+        try:
+            check_and_estimate(resolved, study, store, device, console, fetch=False)
+        except DataError as error:
+            console.print(f"cost not estimated: {error}", markup=False)
     for line in _degrees(resolved.execution, plan.trials):
         console.print(line, markup=False)
-    if not plan.pending:
-        return 0
-    if estimate := cluster_estimate.estimate(resolved, study, store, gpus):
-        console.print(estimate.text(price), markup=False)
-    try:
-        check_and_estimate(resolved, study, store, device, console, fetch=False)
-    except DataError as error:
-        console.print(f"cost not estimated: {error}", markup=False)
     return 0
 
 
@@ -93,7 +93,7 @@ def _degree(execution: Execution, trial: Trial) -> str:
     except DataError as error:
         return f"Euler degree L of {trial.model} not measured: {error}"
     measured = euler_degree_of(trial, splits, torch.device("cpu"))
-    over = f"standard deviation {measured.spread:.2g} over {len(measured.values)} initializations"
+    over = f"standard deviation {measured.spread:.2g} over {counted(len(measured.values), 'initialization')}"
     return f"Euler degree L of {trial.model}: {measured.mean:.3f}, {over}"
 
 
@@ -112,7 +112,7 @@ def _group_sizes(groups: Sequence[Sequence[object]]) -> str:
     shown = [str(size) for size in sizes[:12]]
     if len(sizes) > 12:
         shown.append("...")
-    return f"groups of {', '.join(shown)} trials"
+    return f"trials a group: {', '.join(shown)}"
 
 
 def _short(value: object) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calib_bench.commands.command import PLUGINS, Command, Option, setting
-from calib_bench.errors import SettingsError
+from calib_bench.commands.stored_run import stored_trial
 
 if TYPE_CHECKING:
     from calib_bench.core.trial import Trial
@@ -44,12 +44,7 @@ def _call(arguments: Namespace) -> int:
 
 def _trial(word: str) -> tuple[Path, Trial]:
     """The run folder and the stored trial that a word names."""
-    from calib_bench.evaluation.predictions import stored
-
-    place = stored(word)
-    if place is None:
-        raise SettingsError(f"{word} is not a stored trial: name one as runs/<study>:<key>")
-    store, key = place
+    store, key = stored_trial(word)
     return store.path, store.trial(key)
 
 

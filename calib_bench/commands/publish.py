@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from calib_bench import registry
 from calib_bench.analysis.format import title
 from calib_bench.commands.command import PLUGINS, RUN, Command, Option, flag
-from calib_bench.errors import SettingsError, UserError
+from calib_bench.errors import SettingsError, UserError, counted
 from calib_bench.report import provenance
 from calib_bench.system.files import write_bytes, write_json
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 MOST_NUMBERS = 64
 """A fit of more numbers than this is left out: it is refitted from the logits in a moment."""
+MOST_CHARACTERS = 500
+"""Of a study's summary in its row of the gallery; the rest is on the study's page."""
 BEGIN, END = "<!-- studies: begin -->", "<!-- studies: end -->"
 READING = "reading.md"
 PLACES = ("data", "out", "plugins")
@@ -215,7 +217,7 @@ def _check_page(name: str, analysis: Analysis, metadata: Mapping[str, Any]) -> s
 def _made(metadata: Mapping[str, Any]) -> str:
     trained = metadata["training"]
     return (
-        f"Command: `{metadata['command']}`. {trained['trials']:,} trials ({trained['failed']:,} failed), "
+        f"Command: `{metadata['command']}`. {counted(trained['trials'], 'trial')} ({trained['failed']:,} failed), "
         f"{trained['device time']} of training in all, on {trained['device']}. [The page](report.html)"
     )
 
@@ -262,6 +264,14 @@ def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
+def _beginning(text: str) -> str:
+    """A text, of a long one the sentences and clauses that fit into a row of the gallery."""
+    if len(text) <= MOST_CHARACTERS:
+        return text
+    end = max(text.rfind(mark, 0, MOST_CHARACTERS) for mark in (". ", "; ")) + 1
+    return f"{text[: end or MOST_CHARACTERS]} …"
+
+
 def gallery(to: Path) -> None:
     """Makes the table of studies in `<to>/README.md` anew, of every folder that has a study.json."""
     path = to / "README.md"
@@ -272,6 +282,6 @@ def gallery(to: Path) -> None:
     rows = ["| study | command | what it says |", "| --- | --- | --- |"]
     for place in sorted(to.glob("*/study.json")):
         metadata = json.loads(place.read_text())
-        summary = " ".join(metadata["summary"]).replace("|", "\\|")
+        summary = _beginning(" ".join(metadata["summary"])).replace("|", "\\|")
         rows.append(f"| [{place.parent.name}]({place.parent.name}/README.md) | `{metadata['command']}` | {summary} |")
     write_bytes(path, f"{head}{BEGIN}\n{chr(10).join(rows)}\n{END}{rest.split(END, 1)[1]}".encode())

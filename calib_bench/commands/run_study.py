@@ -13,9 +13,9 @@ from rich.console import Console
 
 from calib_bench import models, registry
 from calib_bench.commands.console import open_console, print_results, status, warn
-from calib_bench.core.settings import Execution, Settings, UserSettings
+from calib_bench.core.settings import Execution, Grid, Settings, UserSettings
 from calib_bench.core.trial import HF
-from calib_bench.errors import DataError, SettingsError, UserError
+from calib_bench.errors import DataError, SettingsError, UserError, counted
 from calib_bench.execute import data_parallel, local, worker
 from calib_bench.execute.progress import Display
 from calib_bench.models import flops as cost
@@ -95,8 +95,9 @@ def _run(settings: UserSettings, resolved: Settings, ask: bool) -> int:
     plan = planning.make(resolved, study, store, workers, device)
     console.print(f"{command}\n{summary(plan, store)}", markup=False)
     _tell_added(settings, resolved, console)
+    notes: list[str] = []
     if plan.pending:
-        hours = check_and_estimate(resolved, study, store, device, console)
+        hours, notes = check_and_estimate(resolved, study, store, device, console)
         if ask and not resolved.yes and hours is not None and hours > ASK_ABOVE_HOURS:
             _confirm(hours, console)
     _check_data(resolved, plan, store)
@@ -114,7 +115,7 @@ def _run(settings: UserSettings, resolved: Settings, ask: bool) -> int:
             analysis = _report(earlier, partial(reporting.renew, store, study, resolved), tracker, console)
     page = store.path / "report" / "report.html"
     display.say("analysed", report=page, verdict=analysis.verdict, warnings=analysis.warnings)
-    print_results(analysis, page, console)
+    print_results(analysis, page, console, notes)
     return 1 if failed_trials.of_study(study, resolved, store) else 0
 
 
@@ -193,18 +194,22 @@ def ray_executor() -> ModuleType:
 
 
 def summary(plan: planning.Plan, store: Store) -> str:
-    """A sentence on how many trials of a plan are done, and how many are to run."""
-    groups = "1 group" if len(plan.groups) == 1 else f"{len(plan.groups):,} groups"
-    return f"{len(plan.trials):,} trials in {store.label}: {plan.done:,} done, {plan.pending:,} to run in {groups}"
+    """A sentence on how many trials of a plan are done, and how many are to run in the round that comes."""
+    left = (
+        f"{plan.pending:,} to run in this round, in {counted(len(plan.groups), 'group')}"
+        if plan.pending
+        else "0 to run"
+    )
+    return f"{counted(len(plan.trials), 'trial')} in {store.label}: {plan.done:,} done, {left}"
 
 
 def check_and_estimate(
     settings: Settings, study: Study, store: Store, device: str, console: Console, fetch: bool = True
-) -> float | None:
-    """Load the data, so that what is wrong with it shows now; print and return the device hours still to come.
+) -> tuple[float | None, list[str]]:
+    """Load the data, so that what is wrong with it shows now; print what is still to come and notes on the data.
 
     Returns:
-        None where nothing is to come, or nobody knows how long it takes on the device.
+        The device hours, None where nothing is to come, or nobody knows how long it takes on the device; the notes.
 
     Raises:
         DataError: the data is missing or not what the task declares.
@@ -212,24 +217,29 @@ def check_and_estimate(
     """
     coming = planning.foresee(settings, study, store)
     if not coming:
-        return None
+        return None, []
     splits = worker.load_splits(settings, coming[0], fetch)
     for model in settings.model or ():
         models.check(model, splits.spec.kind)
     sizes = f"{len(splits.train):,} for training, {len(splits.test):,} to test"
     console.print(f"data: {splits.source}, {sizes}", markup=False)
-    for note in _notes(coming, splits, settings, fetch):
+    notes = _notes(coming, splits, settings, fetch)
+    for note in notes:
         console.print(f"note: {note}", markup=False)
     seconds = [value for trial in coming if (value := _seconds(trial, splits, device)) is not None]
+    trials = f"{counted(len(coming), 'trial')} to run in all rounds"
+    more = "; more are added where a best rate is at the edge of its grid" if _rates_may_grow(settings.grid) else ""
     if len(seconds) < len(coming):
-        console.print(f"{len(coming):,} trials; how long they take on {device} is not known")
-        return None
+        console.print(f"{trials}{more}; how long they take on {device} is not known")
+        return None, notes
     probes = ", and what their probes take" if any(trial.probe for trial in coming) else ""
-    console.print(
-        f"{len(coming):,} trials still to come, about {duration(sum(seconds))} of device time (rough){probes}",
-        markup=False,
-    )
-    return sum(seconds) / 3600
+    time_needed = f"about {duration(sum(seconds))} of device time (rough){probes}"
+    console.print(f"{trials}, {time_needed}{more}", markup=False)
+    return sum(seconds) / 3600, notes
+
+
+def _rates_may_grow(grid: Grid) -> bool:
+    return grid.extend > 0 and any(len(space["lr"]) > 1 for space in grid.spaces.values())
 
 
 def _notes(coming: Sequence[Trial], splits: Splits, execution: Execution, fetch: bool) -> list[str]:
@@ -329,13 +339,14 @@ def train(
     display.say("trained", done=plan.done, trained=total, failed=plan.failed)
     if rounds:
         seconds = time.perf_counter() - start
-        console.print(f"trained {total:,} trials in {seconds:.1f} s, {workers} workers", markup=False)
+        trained = f"trained {counted(total, 'trial')} in {counted(rounds, 'round')} and {seconds:.1f} s"
+        console.print(f"{trained}, {counted(workers, 'worker')}", markup=False)
     if plan.failed and not plan.done:
         first, *others = store.failures.now().values()
         more = f" (and {len(others):,} more: see {store.failures.folder})" if others else ""
         raise UserError(f"no trial could be finished: {first.describe()}{more}")
     if plan.failed:
-        console.print(f"[red]{plan.failed:,} trials failed[/]: the report names them", markup=True)
+        console.print(f"[red]{counted(plan.failed, 'trial')} failed[/]: the report names them", markup=True)
     return plan
 
 
@@ -343,8 +354,7 @@ def _wait_for_others(plan: planning.Plan, others: leases.Leases, console: Consol
     """Return once there is a trial that no other process is training, or one that another process has finished."""
     keys = {trial.key for group in plan.groups for trial in group}
     if keys <= others.leased():
-        trials = "1 trial" if len(keys) == 1 else f"{len(keys):,} trials"
-        console.print(f"Waiting for {trials} that another process is training", markup=False)
+        console.print(f"Waiting for {counted(len(keys), 'trial')} that another process is training", markup=False)
     while keys <= others.leased():
         data_parallel.leave_if_asked()
         time.sleep(min(1.0, others.seconds / leases.BEATS))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from calib_bench import registry
-from calib_bench.errors import StoreError
+from calib_bench.errors import SettingsError, StoreError
 
 if TYPE_CHECKING:
     from calib_bench.core.settings import Settings
@@ -33,6 +33,23 @@ def open_run(folder: Path, plugins: Sequence[Path]) -> tuple[Store, Settings]:
     registry.use_stored(folder, settings.plugins, plugins)
     registry.adapt_task(settings.task, settings.content)
     return store, settings
+
+
+def stored_trial(place: str) -> tuple[Store, str]:
+    """The run folder and key that a word names.
+
+    Raises:
+        SettingsError: it names no stored trial.
+        StoreError: the run folder holds no such trial.
+    """
+    from calib_bench.evaluation.stored import stored
+    from calib_bench.store.store import near_runs
+
+    store_and_key = stored(place)
+    if store_and_key is None:
+        hint = near_runs(Path(place.partition(":")[0]))
+        raise SettingsError(f"{place} is not a stored trial: name one as runs/<study>:<key>{hint}")
+    return store_and_key
 
 
 def evaluation(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from calib_bench import registry
 from calib_bench.commands.command import PLUGINS, RUN, Command, setting
 from calib_bench.commands.stored_run import open_run
-from calib_bench.errors import ResourceError
+from calib_bench.errors import ResourceError, counted
 
 if TYPE_CHECKING:
     from calib_bench.core.settings import Settings
@@ -68,5 +68,5 @@ def _replay(store: Store, settings: Settings) -> int:
         count = tracker.finish(analysis)
     if tracker.trouble:
         raise ResourceError("\n".join(warnings))
-    print(f"{count:,} runs logged {settings.wandb}; what was there already stays as it is")
+    print(f"{counted(count, 'run')} logged {settings.wandb}; what was there already stays as it is")
     return 0

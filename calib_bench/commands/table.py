@@ -15,7 +15,9 @@ from calib_bench.errors import SettingsError, UserError, nearest
 from calib_bench.report.paper_table import PaperTable, metric_columns, paper_table
 from calib_bench.report.table_view import TableView
 from calib_bench.report.tables import read
+from calib_bench.store.store import near_runs
 from calib_bench.system.files import write_bytes
+from calib_bench.system.object_store import url_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +45,12 @@ OPTIONS = (
         choices=("yes", "no"),
     ),
     Option("--format", "print one format alone and write nothing", choices=("latex", "markdown", "csv")),
-    Option("--out", "folder for the three files; otherwise RUN/paper", Path, metavar="FOLDER"),
+    Option(
+        "--out",
+        "folder for the three files; otherwise RUN/paper, of an object store paper",
+        Path,
+        metavar="FOLDER",
+    ),
     PLUGINS,
 )
 
@@ -71,7 +78,7 @@ def _call(arguments: Namespace) -> int:
         print(texts[arguments.format], end="")
         return 0
     print(texts["markdown"])
-    folder = arguments.out or arguments.run / "paper"
+    folder = arguments.out or (Path("paper") if url_of(arguments.run) else arguments.run / "paper")
     for kind, suffix in (("latex", "tex"), ("markdown", "md"), ("csv", "csv")):
         write_bytes(folder / f"{name}.{suffix}", texts[kind].encode())
     print(f"written: {folder / name}.tex, .md, .csv")
@@ -118,6 +125,8 @@ def format_table(options: Namespace) -> tuple[str, PaperTable]:
 
 def _table(options: Namespace) -> tuple[str, Table]:
     """The table of the run that is wanted, else the main one, else the first for papers, else the first."""
+    if not (options.run.is_dir() or url_of(options.run)):
+        raise SettingsError(f"{options.run} does not exist{near_runs(options.run)}")
     tables = read(options.run)
     for_papers = [name for name, table in tables.items() if table.paper]
     name = options.table or (MAIN if MAIN in tables else [*for_papers, *tables][0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 
 from calib_bench.commands.command import RUN, Command
-from calib_bench.errors import StoreError
+from calib_bench.errors import StoreError, counted
 
 
 def _call(arguments: Namespace) -> int:
@@ -19,9 +19,9 @@ def _call(arguments: Namespace) -> int:
 
     store = Store(arguments.run, "read")
     packed, broken = store.upgrade()
-    print(f"{packed:,} trials that were folders are now in archives, in {store.label}/trials")
+    print(f"{counted(packed, 'trial')} put into archives, in {store.label}/trials")
     if broken:
-        raise StoreError("\n".join([f"{len(broken):,} trials are not whole and were left as they are:", *broken]))
+        raise StoreError("\n".join([f"{counted(len(broken), 'trial')} not whole, left in place:", *broken]))
     return 0
 
 

@@ -11,6 +11,7 @@ from calib_bench.core.settings import CONFIG, RATES
 from calib_bench.core.syntax import expand, split_word
 from calib_bench.errors import SettingsError
 from calib_bench.system.environment import VERSION
+from calib_bench.system.files import near
 from calib_bench.system.redaction import redact
 
 RUN_FILE = "study.toml"
@@ -44,7 +45,8 @@ def _read(path: Path) -> dict[str, str]:
         content = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not text"
-        raise SettingsError(f"{CONFIG}={path} cannot be read: {reason}") from None
+        hint = "" if path.exists() else near(path)
+        raise SettingsError(f"{CONFIG}={path} cannot be read: {reason}{hint}") from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path} is not a TOML file: {error}") from None
     return {key: _text(path, key, value) for key, value in content.items()}

@@ -28,6 +28,7 @@ from calib_bench.data.source import check_labels, digest_of, parquet_files, part
 from calib_bench.data.table_files import read, rows_in, schema_of
 from calib_bench.data.tensors import DeviceCache, TensorSplit
 from calib_bench.errors import DataError
+from calib_bench.system.files import near
 
 WORDS = {"vector": "numbers", "tokens": "texts", "image": "images"}
 """What inputs of each kind are called."""
@@ -67,7 +68,7 @@ def read_new(source: Path, name: str, splits: Splits, task: str, hub: Hub | None
     """
     reader = Reader(splits, task, None)
     if not source.exists():
-        raise DataError(f"data={source} does not exist")
+        raise DataError(f"data={source} does not exist{near(source)}")
     if source.is_file() and source.suffix == ".npz":
         return _from_npz(source, reader)
     if splits.columns is not None:

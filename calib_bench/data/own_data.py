@@ -19,6 +19,7 @@ from calib_bench.data.raw_split import IMAGE_SUFFIXES, Part, beside, encoded, fo
 from calib_bench.data.source import Raw, belongs, digest_of, find, newest_commit
 from calib_bench.data.table_files import SUFFIXES
 from calib_bench.errors import DataError, nearest
+from calib_bench.system.files import near
 
 NAMES = {
     "train": ("train", "training"),
@@ -88,6 +89,8 @@ def _named_path(request: Request) -> tuple[Path, str]:
     if request.data is None:
         raise DataError("task=folder needs data=PATH: a folder of class folders or tables, or one table.")
     path = request.data.expanduser()
+    if not path.exists():
+        raise DataError(f"data={path} does not exist{near(path)}: give a table, or a folder of tables or images.")
     if not path.is_file():
         path, _ = find(request, Hub("", "", "", "", {}))
     return path, f"{path} (data=)"

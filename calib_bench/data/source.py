@@ -22,6 +22,7 @@ from calib_bench.data.naming import listed
 from calib_bench.data.raw_split import Part, beside, folder_part, parquet_part
 from calib_bench.data.table_files import SUFFIXES
 from calib_bench.errors import DataError
+from calib_bench.system.files import near
 
 ALIASES = {"validation": ("validation", "val", "valid", "test"), "test": ("test", "validation", "val", "valid")}
 """Names under which a local folder may hold a split."""
@@ -171,7 +172,7 @@ def find(request: Request, hub: Hub) -> tuple[Path, str]:
     if request.data is not None:
         folder = request.data.expanduser()
         if not folder.is_dir():
-            what = "is a file" if folder.exists() else "does not exist"
+            what = "is a file" if folder.exists() else f"does not exist{near(folder)}"
             raise DataError(f"data={request.data} {what}; expected a folder with the data of task '{request.task}'.")
         inner = folder / request.task
         return inner if inner.is_dir() else folder, "data="

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from calib_bench import inference
 from calib_bench.analysis.findings import Finding, established
-from calib_bench.analysis.result_rows import DOUBTFUL, TWO_KINDS, Row, adjusted, limits, marks
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, adjusted, limits, marks_note
 from calib_bench.analysis.scores import MEANS, RAW
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.study import Analysis, Table
@@ -113,9 +113,8 @@ class BySlice:
         """The main numbers by slice, every number, and each slice less the rest."""
         frame = pd.DataFrame([*self.rows, *self._unmeasured()])
         shown = frame[[column for column in frame.columns if stem(column) in SHOWN]]
-        note = f"{NOTE} {DOUBTFUL}." if "doubtful" in frame else NOTE
         differences = self._compared()
-        of_differences = " ".join([DIFFERENCES_NOTE, *(f"{mark}." for mark in marks(differences))])
+        note, of_differences = NOTE + marks_note(frame), DIFFERENCES_NOTE + marks_note(differences)
         by_name = {
             "slices": Table(f"By {self.column}", shown, note, paper=True, names=NAMED),
             "slice_metrics": Table(f"Every metric by {self.column}", frame, note, names=NAMED),

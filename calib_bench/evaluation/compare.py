@@ -15,7 +15,7 @@ from calib_bench.analysis.result_rows import (
     Row,
     adjusted,
     fields,
-    marks,
+    marks_note,
 )
 from calib_bench.analysis.scores import REPAIRED
 from calib_bench.core.study import Analysis, Table
@@ -134,7 +134,7 @@ def _decisions(
 
 
 def _decisions_note(a: Sequence[Model], frame: pd.DataFrame, nested: bool) -> str:
-    return " ".join([f"{findings.sources(a, nested)}.", STAR, findings.DECISIONS, *(f"{m}." for m in marks(frame))])
+    return f"{findings.sources(a, nested)}. {STAR} {findings.DECISIONS}{marks_note(frame)}"
 
 
 def _note(
@@ -144,7 +144,7 @@ def _note(
     note = f"A is {_called(a)}, B is {_called(b)}. {findings.sources(a, nested)}. {NEGATIVE} {STAR}"
     if repaired is not None:
         note += " " + (findings.COUNTED if any(scored.slopes for scored in repaired) else findings.UNCOUNTED)
-    return note + "".join(f" {text}." for text in marks(frame))
+    return note + marks_note(frame)
 
 
 def _read_alike(models: Sequence[Model], same: Sequence[Model]) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from pyarrow import csv as arrow_csv
 from pyarrow import json as arrow_json
 from pyarrow import parquet
 
+from calib_bench.errors import counted
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.vocabulary import not_used
@@ -246,7 +247,7 @@ def _texts(table: Any) -> set[int]:
 
 
 def _lines_of_comment(count: int) -> str:
-    return f"{count} line{'s' if count > 1 else ''} of comment"
+    return f"{counted(count, 'line')} of comment"
 
 
 def _without_comments(data: bytes, delimiter: str) -> tuple[bytes, int]:
@@ -392,10 +393,10 @@ def _refuse_ragged(data: bytes, delimiter: str, path: Path, skipped: int) -> Non
         path,
         suffix=table_suffix(path)[1:],
         delimiter=_called(delimiter),
-        names=f"{len(header)} column{'s' * (len(header) != 1)} ({delimiter.join(header)[:60]})",
+        names=f"{counted(len(header), 'column')} ({delimiter.join(header)[:60]})",
         line=rows.line_num + skipped,
         number=len(odd),
-        row=delimiter.join(odd)[:60],
+        row=delimiter.join(odd)[:60].replace("\n", " "),  # quotes may hold line ends
         hint=hint,
     )
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from calib_bench.analysis.findings import Finding, established
 from calib_bench.analysis.format import ALPHA, number
-from calib_bench.analysis.result_rows import DOUBTFUL, KINDS, TWO_KINDS, cell
+from calib_bench.analysis.result_rows import cell, marks_note
 from calib_bench.analysis.scores import SETS
 from calib_bench.core.study import Table
 from calib_bench.evaluation.models import Model, collapsed_models, shared_rows
@@ -123,18 +123,17 @@ def tables(frames: Mapping[str, pd.DataFrame], context: Context) -> dict[str, Ta
     if context["folds"]:
         how = f"{how}; {CROSS_FITTED.format(folds=context['folds'])}"
     notes = _fits(frame, context)
-    if any("doubtful" in frames[name] for name in ("evaluation", "differences")):
-        notes = f"{notes} {DOUBTFUL}.".strip()
+    doubts = marks_note(frame)
     main = frame[[c for c in frame.columns if stem(c) in MAIN]]
     first = tuple(name for name in MAIN[1:-2] if name != "ece_positive")
     title = TITLE_ALONE if alone(context) else TITLE
     by_name = {
-        "evaluation": Table(title, main, f"{how}. {MAIN_NOTE} {notes}", paper=True, first=first),
-        "metrics": Table("Every metric by method", frame, f"{how}; {METRICS_NOTE} {notes}"),
+        "evaluation": Table(title, main, f"{how}. {MAIN_NOTE} {notes}{doubts}", paper=True, first=first),
+        "metrics": Table("Every metric by method", frame, f"{how}; {METRICS_NOTE} {notes}{doubts}"),
     }
     differences = frames["differences"]
     if len(differences):
-        note = f"{how}. {STAR} {notes}{_kinds(differences)}"
+        note = f"{how}. {STAR} {notes}{marks_note(differences)}"
         by_name["differences"] = Table("Each method minus raw", differences, note, paper=True)
     by_name |= _decisions(frames, how)
     if len(context["models"]) > 1:
@@ -160,11 +159,10 @@ def _decisions(frames: Mapping[str, pd.DataFrame], how: str) -> dict[str, Table]
     """What confidence is worth to a decision, by method, and each calibrator against raw."""
     frame, differences = frames["evaluation"], frames["decision_differences"]
     stems = ("method", *DECISION_METRICS)
-    notes = f"{DECISIONS} {DOUBTFUL}." if "doubtful" in frame else DECISIONS
     shown = frame[[c for c in frame.columns if stem(c) in stems]]
-    by_name = {"decisions": Table(f"{DECISIONS_TITLE}, by method", shown, f"{how}. {notes}")}
+    by_name = {"decisions": Table(f"{DECISIONS_TITLE}, by method", shown, f"{how}. {DECISIONS}")}
     if len(differences):
-        note = f"{how}. {STAR} {notes}{_kinds(differences)}"
+        note = f"{how}. {STAR} {DECISIONS}{marks_note(differences)}"
         by_name["decision_differences"] = Table(f"{DECISIONS_TITLE}, each method minus raw", differences, note)
     return by_name
 
@@ -310,11 +308,6 @@ def _confidence(row: Row) -> str:
     if row["kappa_low"] > 1:
         return OVERCONFIDENT
     return UNDERCONFIDENT if row["kappa_high"] < 1 else NEITHER
-
-
-def _kinds(frame: pd.DataFrame) -> str:
-    """A sentence on models of two kinds where a frame marks them; else empty."""
-    return f" {KINDS}." if TWO_KINDS in frame else ""
 
 
 def _methods(changes: Sequence[Finding], sign: int) -> str:

@@ -22,7 +22,7 @@ from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.stored import is_trial, stored, stored_arrays
 from calib_bench.evaluation.validation import Predictions, check
 from calib_bench.evaluation.vocabulary import KINDS
-from calib_bench.store.store import Store
+from calib_bench.store.store import Store, is_run
 from calib_bench.system import files
 
 __all__ = ["Predictions", "check", "check_kind", "is_trial", "read", "read_trial", "stored"]
@@ -139,8 +139,7 @@ def _missing(path: Path) -> str:
     if path.is_dir():
         inside = "a run folder: name one of its trials" if (path / "store.json").exists() else "a folder"
         return f"{path} is {inside}"
-    near = [p.name for p in path.parent.iterdir() if p.is_file()] if path.parent.is_dir() else []
-    return f"{path} does not exist" + (f" ({nearest(path.name, near)})" if 0 < len(near) <= 1000 else "")
+    return f"{path} does not exist{files.near(path, lambda other: other.is_file() or is_run(other))}"
 
 
 def read_trial(store: Store, key: str, split: str) -> Predictions:

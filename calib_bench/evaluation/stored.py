@@ -9,7 +9,7 @@ from calib_bench.core.trial import Trial
 from calib_bench.errors import StoreError, nearest
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.refusals import Refusal
-from calib_bench.store.store import Store
+from calib_bench.store.store import Store, is_run
 
 
 def stored(place: str) -> tuple[Store, str] | None:
@@ -25,7 +25,7 @@ def stored(place: str) -> tuple[Store, str] | None:
         store = Store(path.parent.parent, "read")
         return store, _key(store, path.name)
     folder, colon, key = place.rpartition(":")
-    if not colon or not (Path(folder) / "store.json").is_file():
+    if not colon or not is_run(Path(folder)):
         return None
     store = Store(Path(folder), "read")
     return store, _key(store, key)
@@ -33,7 +33,7 @@ def stored(place: str) -> tuple[Store, str] | None:
 
 def is_trial(path: Path) -> bool:
     """Whether a path is that of a trial in a run folder, RUN/trials/KEY, be the trial a folder or in an archive."""
-    return path.parent.name == "trials" and ":" not in path.name and (path.parent.parent / "store.json").is_file()
+    return path.parent.name == "trials" and ":" not in path.name and is_run(path.parent.parent)
 
 
 def _key(store: Store, beginning: str) -> str:

@@ -92,13 +92,13 @@ def check(name: str, kind: str | None = None) -> None:
         )
 
 
-def check_exists(name: str) -> None:
+def check_exists(name: str, kind: str | None = None) -> None:
     """Like `check`, and a name of timm or transformers is looked up there, which imports torch.
 
     Raises:
-        SettingsError: no such model.
+        SettingsError: no such model, or it takes other inputs.
     """
-    check(name)
+    check(name, kind)
     family, _, match = _resolve(name)
     if family in PRETRAINED:
         _of_library(family).exists(match[1])

@@ -13,7 +13,7 @@ import torch
 from calib_bench import models, registry
 from calib_bench.core.splits import InputSpec
 from calib_bench.core.trial import Trial
-from calib_bench.errors import SettingsError
+from calib_bench.errors import SettingsError, counted
 from calib_bench.models import flops as cost
 from calib_bench.planning import plan as planning
 from calib_bench.train.history import row_epochs
@@ -71,10 +71,10 @@ class Scale:
         low, high = self.gpu_hours / SPREAD, self.gpu_hours * SPREAD
         money = "" if price is None else f", at {price:g} each {low * price:,.0f} to {high * price:,.0f}"
         return (
-            f"scale: {self.trials:,} trials, {self.flops:.2g} operations; on {DEVICE}s, which were not measured here, "
-            f"about {number(self.gpu_hours)} GPU hours ({number(low)} to {number(high)}{money}), or "
+            f"scale: {counted(self.trials, 'trial')}, {self.flops:.2g} operations; on {DEVICE}s, which were not "
+            f"measured here, about {number(self.gpu_hours)} GPU hours ({number(low)} to {number(high)}{money}), or "
             f"{number(self.hours)} hours on {self.gpus} of them; {size(self.stored)} stored, "
-            f"{size(self.checkpoints)} of checkpoints on the way, {self.wandb_rows:,} W&B rows"
+            f"{size(self.checkpoints)} of checkpoints on the way, {counted(self.wandb_rows, 'W&B row')}"
         )
 
 

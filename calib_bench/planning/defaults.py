@@ -15,9 +15,10 @@ from calib_bench.core.study import Study
 from calib_bench.core.syntax import split_word
 from calib_bench.core.task import Content, Task
 from calib_bench.core.trial import ADAM_EPS, CROSS_ENTROPY, HF, format_objective, split_terms
-from calib_bench.errors import SettingsError, nearest
+from calib_bench.errors import SettingsError, counted, nearest
 from calib_bench.models.weights import name_of
 from calib_bench.planning.carry import HAVE_EPS, add_scales, rate_unit
+from calib_bench.system.files import near
 from calib_bench.train.fusion import check_optimizer, check_schedule
 
 RECIPE = ("optimizer", "momentum", "weight_decay", "schedule", "warmup", "epochs", "batch", "clip")
@@ -50,7 +51,7 @@ def resolve(typed: UserSettings) -> Settings:
     chosen = tuple(dict.fromkeys(models.canonical(model) for model in typed_models))
     typed = typed.model_copy(update=_own_weights(typed.weights, chosen))
     for model in chosen:
-        _check_model(model, typed.pretrained and not typed.weights)
+        _check_model(model, task, typed.pretrained and not typed.weights)
     seeds, tune_seeds = _seeds(typed, task)
     complete = {
         "model": chosen,
@@ -125,8 +126,8 @@ def _hint(key: str, options: type[StudyOptions]) -> str:
     return nearest(key, [*KEYS, *options.model_fields])
 
 
-def _check_model(model: str, published: bool) -> None:
-    models.check_exists(model)
+def _check_model(model: str, task: Task, published: bool) -> None:
+    models.check_exists(model, task.example[0] if task.example else "image" if task.image else None)
     if published and not model.startswith(("timm/", HF)):
         raise SettingsError(
             f"there are no pretrained weights for {model}: give model=timm/NAME, model=hf/NAME, or weights=FILE"
@@ -143,9 +144,8 @@ def _own_weights(file: Path | None, chosen: Sequence[str]) -> dict[str, Any]:
         return {}
     path = file.expanduser()
     if not path.is_file():
-        near = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = f": {nearest(path.name, near)}" if 0 < len(near) <= 100 else ""
-        raise SettingsError(f"weights={file} {'is a folder' if path.is_dir() else 'does not exist'}{hint}")
+        why = "is a folder" if path.is_dir() else f"does not exist{near(path)}"
+        raise SettingsError(f"weights={file} {why}")
     if len(chosen) > 1:
         raise SettingsError(f"weights= is of one model, and there are several: give one of {', '.join(chosen)}")
     return {"weights": path, "pretrained": True}
@@ -209,7 +209,7 @@ def _seeds(typed: UserSettings, task: Task) -> tuple[tuple[int, ...], int]:
     seeds = typed.seed or (task.seeds[:1] if typed.pretrained else task.seeds)
     tune_seeds = typed.tune_seeds or min(task.tune_seeds or len(seeds), len(seeds))
     if tune_seeds > len(seeds):
-        raise SettingsError(f"tune_seeds={tune_seeds} is more than the {len(seeds)} seeds: give at most that")
+        raise SettingsError(f"tune_seeds={tune_seeds} is more than {counted(len(seeds), 'seed')}: give at most that")
     return seeds, tune_seeds
 
 
@@ -402,7 +402,7 @@ def _warmup(typed: UserSettings, recipe: Mapping[str, Any], shortest: int) -> tu
         return (min(recipe["warmup"], max(recipe["warmup"] * share, min(1.0, shortest / 4))),)
     if max(typed.warmup) > shortest:
         raise SettingsError(
-            f"warmup={max(typed.warmup):g} epochs is longer than a run of {shortest} epochs: give at most that, or "
-            f"more epochs"
+            f"warmup={max(typed.warmup):g} is longer than a run of {counted(shortest, 'epoch')}: give at most that, "
+            "or more epochs"
         )
     return typed.warmup

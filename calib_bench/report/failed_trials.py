@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Analysis, Study, Table
+from calib_bench.errors import counted
 from calib_bench.planning import plan as planning
 from calib_bench.store.failures import Failure
 from calib_bench.store.store import Store
@@ -30,7 +31,7 @@ def including(analysis: Analysis, failures: list[Failure]) -> Analysis:
     listed = "; ".join(failure.describe() for failure in failures[:NAMED])
     more = f"; and {len(failures) - NAMED} more" if len(failures) > NAMED else ""
     warning = (
-        f"Failed: {len(failures)} trial{'s' * (len(failures) > 1)}, missing from every comparison; where a rate was to "
+        f"Failed: {counted(len(failures), 'trial')}, missing from every comparison; where a rate was to "
         f"be chosen, a rate with a failed trial was not. Run the same command to try again. {listed}{more}."
     )
     return replace(

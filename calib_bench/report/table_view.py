@@ -104,10 +104,10 @@ class TableView:
         return replace(self, frame=self.frame.drop(columns=list(names)))
 
     def brief(self, most: int) -> TableView:
-        """The view of a table of more columns than `most` with its first ones alone, where it declares any."""
+        """The view of a table of more columns than `most` with its first ones and marks, where it declares any."""
         if len(self.shown) <= most or not self.declared_first:
             return self
-        hidden = set(self.shown) - {*self.naming, *self.declared_first}
+        hidden = set(self.shown) - {*self.naming, *self.declared_first, *MARKS}
         ends = {f"{name}{end}" for name in hidden for end in ("", *SIBLINGS)}
         return self.without(ends & set(self.frame))
 

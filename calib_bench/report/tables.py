@@ -16,7 +16,9 @@ from calib_bench.analysis.format import number
 from calib_bench.core.study import Table
 from calib_bench.errors import StoreError
 from calib_bench.report.table_view import TableView, star
+from calib_bench.store.store import Store
 from calib_bench.system.files import write_bytes, write_json, writing
+from calib_bench.system.object_store import url_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -177,13 +179,14 @@ def _remove_earlier(folder: Path) -> None:
 
 
 def read(run: Path) -> dict[str, Table]:
-    """The tables of a run folder's report as they were saved, by name.
+    """The tables of a run folder's report as they were saved, by name; the folder may be in an object store.
 
     Raises:
         StoreError: there is no report, or it is damaged.
     """
     import pandas as pd
 
+    run = Store(run, "read").path if url_of(run) else run
     folder = run / "report" / "tables" if (run / "report").is_dir() else run / "tables"
     if not (folder / "index.json").is_file():
         raise StoreError(f"{run} has no report with tables: python -m calib_bench report {run} makes it")

@@ -25,7 +25,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from calib_bench.errors import StoreError
+from calib_bench.errors import StoreError, counted
 from calib_bench.system import files
 from calib_bench.system.object_store import Bucket, url_of
 
@@ -132,7 +132,7 @@ class Lease:
     def check(self) -> None:
         """Raises LostError when another driver took over."""
         if self.lost:
-            raise LostError(f"another driver took over {len(self.keys)} trials")
+            raise LostError(f"another driver took over {counted(len(self.keys), 'trial')}")
 
     def renew(self) -> None:
         """Say that the owner lives; what fails is tried again at the next beat."""

@@ -53,6 +53,16 @@ if TYPE_CHECKING:
     from calib_bench.core.trial import TrialResult
 
 
+def is_run(path: Path) -> bool:
+    """Whether a path is that of a run folder."""
+    return (path / "store.json").is_file()
+
+
+def near_runs(path: Path) -> str:
+    """A clause that names the run folders most like one that is missing, beside it or in runs/, see `files.near`."""
+    return "" if is_run(path) else files.near(path, is_run) or files.near(Path("runs") / path.name, is_run)
+
+
 class Store:
     """One run folder.
 
@@ -87,7 +97,8 @@ class Store:
         if marker.exists():
             self._check_version(marker, mode)
         elif mode == "read":
-            raise StoreError(f"{self.label} is not a run folder: it has no store.json; `run` makes one")
+            why = f"{self.label} is not a run folder: it has no store.json; `run` makes one"
+            raise StoreError(why if self.mirror else f"{why}{near_runs(path)}")
         elif mode == "write":
             self._mark(NUMERICS)
 

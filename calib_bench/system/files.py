@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from calib_bench.errors import DiskFull, StoreError
+from calib_bench.errors import DiskFull, StoreError, nearest
 
 SMALL = 1 << 20
 """Bytes up to which a file is checked in one piece, which saves most of the time of thousands of small ones."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says of a disk, a quota or a file size that is used up."""
+MOST_NAMES = 100
+"""Paths of a folder that are compared with one that is missing there."""
 _canonical = json.JSONEncoder(sort_keys=True, allow_nan=False).encode
 
 
@@ -40,6 +42,17 @@ def writing(path: Path) -> Iterator[None]:
         raise StoreError(
             f"{path} cannot be written ({error.strerror}): give a folder you may write to with out="
         ) from error
+
+
+def near(path: Path, is_wanted: Callable[[Path], bool] = Path.exists) -> str:
+    """A clause in brackets that names the paths most like a missing one, among those beside it that are wanted; empty
+    where there are none, or too many.
+
+    >>> near(Path("runs/digits-separatoin"), Path.is_dir)
+    " (did you mean 'runs/digits-separation'?)"
+    """
+    beside = [str(other) for other in path.parent.iterdir() if is_wanted(other)] if path.parent.is_dir() else []
+    return f" ({nearest(str(path), beside)})" if 0 < len(beside) <= MOST_NAMES else ""
 
 
 def sync(path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from calib_bench import models
 from calib_bench.core.trial import Trial
-from calib_bench.errors import SettingsError
+from calib_bench.errors import SettingsError, counted
 from calib_bench.train.fusion import check_optimizer, check_schedule, part_factors
 
 ADAM_BETA1, ADAM_BETA2 = 0.9, 0.999
@@ -57,7 +57,7 @@ def _schedule(schedule: str, total: int, per_epoch: int, warmup_epochs: float) -
     warmup = round(warmup_epochs * per_epoch)
     if warmup > total:
         raise SettingsError(
-            f"warmup={warmup_epochs:g} epochs is longer than the run of {total // per_epoch} epochs; "
+            f"warmup={warmup_epochs:g} epochs is longer than the run of {counted(total // per_epoch, 'epoch')}; "
             "choose a warm-up no longer than epochs"
         )
     if schedule.startswith("timm/"):

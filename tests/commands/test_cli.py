@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from synthetic import sketched
 
 from calib_bench.cli import main
@@ -186,16 +187,58 @@ def test_a_batch_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture
     fails(["run", *TINY, "model=mlp_99999_99999", f"out={tmp_path}"], "memory", capsys)
 
 
+@pytest.mark.parametrize(
+    ("words", "nearest"),
+    [
+        (["report", "runs/digits-seperation"], "runs/digits-separation"),
+        (["table", "digits-separation"], "runs/digits-separation"),
+        (["export", "runs/digits-separatio:abc"], "runs/digits-separation"),
+        (["evaluate", "runs/digits-separatio:abc"], "runs/digits-separation"),
+        (["run", "task=folder", "data=mine.cvs"], "mine.csv"),
+        (["run", "task=cifar10", "data=run"], "runs"),
+        (["run", "config=mine.cs"], "mine.csv"),
+    ],
+)
+def test_a_missing_path_gets_the_nearest(
+    words: list[str], nearest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "digits-separation").mkdir(parents=True)
+    (tmp_path / "runs" / "digits-separation" / "store.json").touch()
+    (tmp_path / "mine.csv").touch()
+    fails(words, f"did you mean '{nearest}'?", capsys)
+
+
+@pytest.mark.parametrize("model", ["resnet5O", "mlp_x", "lstm", "timm/resnet5O"])
+def test_a_wrong_model_is_all_that_a_plan_says(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", f"model={model}"]) == 2
+    printed = capsys.readouterr()
+    assert not printed.out
+    assert "did you mean" in printed.err or "takes inputs of kind tokens" in printed.err
+
+
+def test_an_image_too_small_for_a_model_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["plan", *TINY, f"out={tmp_path}", "model=timm/vit_tiny_patch16_224", "lr_hom=1"]
+    fails([word for word in small if not word.startswith("lr_rel")], "cannot process images of shape", capsys)
+
+
+def test_digits_take_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fails(["run", *TINY, f"out={tmp_path}", "data=mine.csv"], "give task=folder data=mine.csv", capsys)
+
+
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "bta=1", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
 
 
 def test_plan_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.set_num_threads(2)
     assert main(["plan", *TINY, f"out={tmp_path / 'out'}"]) == 0
+    assert torch.get_num_threads() == 1, "the speed is measured as trials train"
     text = capsys.readouterr().out
-    assert "2 trials" in text
-    assert "2 to run" in text
+    assert ": 0 done, 2 to run in this round, in 1 group" in text
+    assert "3 trials to run in all rounds" in text
+    assert "are added" not in text, "one rate is no grid"
     assert not (tmp_path / "out").exists()
 
 

@@ -75,7 +75,7 @@ def test_the_board_is_what_its_experiments_say(runs: Path) -> None:
 
 def test_the_page_says_what_its_units_are_and_what_is_left_out(runs: Path) -> None:
     page = (runs / "board" / "report.html").read_text()
-    for words in ("14 experiments with 2 models on one data set", "2 models are few", "no better than guessing: 1"):
+    for words in ("14 experiments with 2 models on one data set", "Few models (2)", "no better than guessing: 1"):
         assert words in page
     assert (runs / "board" / "figures" / "standings.png").is_file()
     assert (runs / "board" / "figures" / "by_beta.svg").is_file()
@@ -99,6 +99,16 @@ def test_a_trial_counts_once_and_what_was_measured_is_read(
 def test_what_is_no_finished_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["leaderboard", str(tmp_path)]) == 2
     assert "is not a run folder" in capsys.readouterr().err
+    make(
+        tmp_path / "dead",
+        *WORDS,
+        "beta=1",
+        "objective=cross_entropy",
+        "model=mlp_8",
+        diverged=[(1.0, seed) for seed in range(6)],
+    )
+    assert main(["leaderboard", str(tmp_path / "dead")]) == 2
+    assert "there is nothing to rank" in capsys.readouterr().err
     make(tmp_path / "run", *WORDS, "beta=1", "objective=cross_entropy", "model=mlp_8")
     shutil.rmtree(tmp_path / "run" / "trials")
     assert main(["leaderboard", str(tmp_path / "run")]) == 2

@@ -13,7 +13,7 @@ import synthetic
 from safetensors.torch import load
 
 from calib_bench import cli
-from calib_bench.commands.publish import BEGIN, END, publish
+from calib_bench.commands.publish import BEGIN, END, gallery, publish
 from calib_bench.commands.report import rebuild
 
 WORDS = ("beta=0.1,1", "lr=0.1,0.2", "seed=0..1", "calibrator=temperature_scaling,isotonic", "extend=0")
@@ -65,6 +65,24 @@ def test_a_study_is_published_again_and_again(run: Path, tmp_path: Path, capsys:
     for key, temperature in temperatures.items():
         assert float(kappa[key, "temperature_scaling"]) == pytest.approx(temperature)
     shown_as_a_check_of_the_path(to)
+
+
+def test_a_row_of_the_gallery_ends_with_a_sentence_or_clause(tmp_path: Path) -> None:
+    texts = {
+        "long": ["Accuracy fell; so did ECE. ", "x" * 500],
+        "clauses": ["a" * 300 + "; b" * 300],
+        "short": ["Nothing changed."],
+    }
+    for name, summary in texts.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "study.json").write_text(json.dumps({"summary": summary, "command": "run"}))
+    gallery(tmp_path)
+    rows = (tmp_path / "README.md").read_text().splitlines()
+    cells = {row.split("]")[0][3:]: row.split(" | ")[-1].removesuffix(" |") for row in rows if row.startswith("| [")}
+    assert cells["long"] == "Accuracy fell; so did ECE. …"
+    assert cells["short"] == "Nothing changed."
+    assert cells["clauses"].endswith("; b; …")
+    assert len(cells["clauses"]) <= 502
 
 
 def test_smoke_runs_stay_home(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

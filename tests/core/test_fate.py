@@ -107,10 +107,10 @@ def test_one_definition_for_status_rates_of_failure_and_frontier(planted: tuple[
 
     measures = measure_arm(store, arm, registry.calibrators(("temperature_scaling",)))
     assert (measures.seeds, measures.diverged, measures.dead) == ((0, 1, 2, 4), (3,), (2,))
-    rows = [each.methods(measures, False)[0], sown._divergence(sown.read(measures, store, settings, {}))]
+    rows = [each.methods(measures, False)[0], sown._failures(sown.read(measures, store, settings, {}))]
     assert rows[0]["failed"] == 2
-    assert rows[1]["diverged_chosen_trials"] == "2 of 4"  # seed 0 chose the rate
-    assert rows[1]["diverged_trials"] == "7 of 10"
+    assert rows[1]["failed_chosen_trials"] == "2 of 4"  # seed 0 chose the rate
+    assert rows[1]["failed_trials"] == "7 of 10"
     assert provenance.training(store, [*arm.trials.values()])["failed"] == 2
 
     found = beta_rate_plane.failure_brackets(settings, arm, scores)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from calib_bench import registry
 from calib_bench.core.settings import KEYS, Settings, UserSettings, parse
 from calib_bench.core.syntax import expand
-from calib_bench.errors import SettingsError, nearest
+from calib_bench.errors import SettingsError, counted, nearest
 from calib_bench.planning.defaults import resolve
 from calib_bench.store.store import Store
 
@@ -109,6 +109,10 @@ def test_every_key_is_described() -> None:
 def test_nearest_names_close_choices_or_all() -> None:
     assert nearest("cifar", ["cifar10", "imdb"]) == "did you mean 'cifar10'?"
     assert nearest("zzz", ["a", "b"]) == "valid choices: a, b"
+
+
+def test_a_number_and_its_noun() -> None:
+    assert [counted(number, "trial") for number in (0, 1, 1200)] == ["0 trials", "1 trial", "1,200 trials"]
 
 
 def test_complete_settings_have_their_parts() -> None:

@@ -16,9 +16,13 @@ import torch
 from synthetic import make
 
 from calib_bench import inference, metrics, registry
+from calib_bench.analysis.result_rows import marks_note
 from calib_bench.analysis.scores import METRICS, SETS
+from calib_bench.analysis.tables import TableSpec
 from calib_bench.cli import main
 from calib_bench.core.baseline import Calibrator
+from calib_bench.core.settings import parse
+from calib_bench.core.study import Table
 from calib_bench.errors import DataError, UserError
 from calib_bench.evaluation.compare import compare
 from calib_bench.evaluation.evaluate import evaluate
@@ -26,7 +30,9 @@ from calib_bench.evaluation.findings import doubts_of
 from calib_bench.evaluation.models import Model, calibrated, pair_up, shared_rows
 from calib_bench.evaluation.predictions import Predictions, check, read
 from calib_bench.inference import DECISIONS, crossed_interval
+from calib_bench.planning.defaults import resolve
 from calib_bench.report.evaluation_figures import DRAWN
+from calib_bench.report.table_view import TableView
 
 ALL_DRAWN = {*DRAWN} - {"slices", "standings", "by_beta"}
 TEMPERATURE = registry.calibrators(("temperature_scaling",))
@@ -586,6 +592,16 @@ def test_coarse_rows_that_repeat_by_chance_are_no_leak() -> None:
     y = np.arange(800) % 2
     model = pair_up([check(p[:400], y[:400], "probabilities", "t")], [check(p[400:], y[400:], "probabilities", "c")])[0]
     assert shared_rows(model) == 0
+
+
+def test_a_note_on_doubtful_intervals_stands_where_a_row_is_marked() -> None:
+    marks = pd.DataFrame({"method": ["raw", "isotonic"], "doubtful": [None, "few errors: ece"]})
+    spec = TableSpec("Rows")
+    grid = resolve(parse(["task=digits"])).grid
+    assert [marks_note(rows)[:10] for rows in (marks, marks[:1])] == [" doubtful:", ""]
+    assert ["doubtful:" in spec.table(rows, grid).note for rows in (marks, marks[:1])] == [True, False]
+    wide = marks.assign(**{f"n{i}": i for i in range(20)})
+    assert TableView.of(Table("Rows", wide, first=("n0",))).brief(12).shown == ("method", "doubtful", "n0")
 
 
 def test_a_warning_of_doubtful_intervals_names_rows_or_is_not_there() -> None:

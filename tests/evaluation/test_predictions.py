@@ -383,7 +383,7 @@ def test_words(tmp_path: Path) -> None:
     assert [p.name for p in read(f"{tmp_path / 's10.npz'},{tmp_path / 's0.npz'}")] == ["s10", "s0"]
     for word, hint in (
         (str(tmp_path / "t*.npz"), "no file matches"),
-        (str(tmp_path / "s.npz"), "did you mean 's"),
+        (str(tmp_path / "s.npz"), f"did you mean '{tmp_path}/s"),
         (str(tmp_path), "is a folder"),
         (f"{tmp_path / 's0.npz'}:{tmp_path / 's1.npz'}", "not a pair"),
         (str(tmp_path / "x.txt"), "does not exist"),

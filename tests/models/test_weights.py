@@ -187,7 +187,7 @@ def test_classes_are_matched_by_the_names_in_the_file(tmp_path: Path) -> None:
 def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
     file = saved(tmp_path / "weights.safetensors")
     for words, match in (
-        ([f"weights={tmp_path / 'weight.safetensors'}"], "does not exist: did you mean 'weights.safetensors'"),
+        ([f"weights={tmp_path / 'weight.safetensors'}"], f"does not exist .did you mean '{file}'"),
         ([f"weights={tmp_path}"], "is a folder"),
         ([f"weights={file}", "correlation=0.5"], "correlation draws a new head"),
         (["pretrained=true"], "give model=timm/NAME, model=hf/NAME, or weights=FILE"),

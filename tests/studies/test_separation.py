@@ -18,6 +18,7 @@ from calib_bench.analysis.calibration_variance import fitted_to
 from calib_bench.analysis.contrast import contrast, kappa
 from calib_bench.analysis.format import number
 from calib_bench.analysis.measure import measure_arm
+from calib_bench.commands.console import open_console, print_results
 from calib_bench.core.settings import Settings, parse
 from calib_bench.core.study import Analysis
 from calib_bench.core.trial import Trial
@@ -185,11 +186,17 @@ def test_a_split_for_each_seed_takes_the_seed_level_interval(tmp_path: Path) -> 
     assert row["log_loss_total_high"] - row["log_loss_total"] == pytest.approx(half)
 
 
-def test_without_a_reference_nothing_is_compared(tmp_path: Path) -> None:
+def test_without_a_reference_nothing_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, _, analysis = analysed(tmp_path, "beta=0.1,1", "objective=label_smoothing:0.1", "seed=0..1", "lr=0.1")
     assert analysis.verdict[0].startswith("There is nothing to compare")
     assert any(w.startswith("No reference") for w in analysis.warnings)
     assert len(analysis.tables["baselines"].frame) == 4
+    print_results(analysis, tmp_path, open_console())
+    printed = capsys.readouterr().out
+    assert "Every arm under every post-hoc method" in printed
+    assert "No reference" in printed
+    print_results(analysis, tmp_path, open_console(), printed=["no arm has beta=1"])
+    assert "No reference" not in capsys.readouterr().out
     for draw in STUDY.figures.values():
         draw(analysis)
 

@@ -20,11 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pandas as pd
 import pytest
 import torch
 
 from calib_bench.core.settings import parse
+from calib_bench.core.study import Table
 from calib_bench.errors import SettingsError, StoreError
+from calib_bench.report import tables
 from calib_bench.store import mirror
 from calib_bench.store.leases import Leases
 from calib_bench.store.store import Store
@@ -138,6 +141,12 @@ def test_a_broken_object_is_named_set_aside_and_only_its_trial_redone(
     assert [there.has(trial(seed)) for seed in range(2)] == [True, False]
     put(there, 1)
     assert Store(memory).audit() == []
+
+
+def test_tables_of_a_report_are_read(memory: Path) -> None:
+    folder = Store(memory).path / "report" / "tables"
+    tables.save({"one": Table("One", pd.DataFrame({"a": [1]}))}, folder)
+    assert tables.read(memory)["one"].frame["a"].tolist() == [1]
 
 
 def test_a_folder_that_is_no_more_leaves_nothing_behind(memory: Path) -> None:

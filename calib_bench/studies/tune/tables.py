@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from calib_bench.analysis import choice, collapse, controls
+from calib_bench.analysis.contrast import DIFFERENCES
 from calib_bench.analysis.tables import TableSpec
 from calib_bench.core.settings import Grid
 from calib_bench.planning.search import CUT, lengths
@@ -22,6 +23,7 @@ TABLES = {
             "{budget} configurations a search; epochs spent are over all tuning seeds",
         ),
         paper=True,
+        first=("tuned_beta", *DIFFERENCES, "kappa"),
         rows=lambda gains: gains[[c for c in gains if not c.startswith("brier")]],
         fields=lambda _, grid: {"budget": str(Options.of(grid).budget)},
         even_empty=True,

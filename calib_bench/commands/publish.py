@@ -159,7 +159,6 @@ def _write_measurements(folder: Path, analysis: Analysis) -> None:
         kept = frame.drop(columns="fit_seconds", errors="ignore")
         content = kept.to_csv(index=False, lineterminator="\n", float_format="%.10g").encode()
         write_bytes(folder / "trials.csv.gz", gzip.compress(content, mtime=0))
-        (folder / "trials.csv").unlink(missing_ok=True)  # of an earlier version
 
 
 def _write_fits(folder: Path, store: Store, analysis: Analysis) -> None:

@@ -8,7 +8,7 @@ import platform
 from functools import cache
 from pathlib import Path
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 PACKAGES = (
     "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "datasets", "tokenizers", "transformers",
     "netcal", "wandb",

@@ -233,8 +233,8 @@ def check_and_estimate(
         console.print(f"{trials}{more}; how long they take on {device} is not known")
         return None, notes
     probes = ", and what their probes take" if any(trial.probe for trial in coming) else ""
-    roughly = "at least" if splits.spec.kind == "tokens" else "about"  # recurrence and embeddings are no products
-    time_needed = f"{roughly} {duration(sum(seconds))} of device time (rough){probes}"
+    rough = "rough: by operations alone, of texts of the full length" if splits.spec.kind == "tokens" else "rough"
+    time_needed = f"about {duration(sum(seconds))} of device time ({rough}){probes}"
     console.print(f"{trials}, {time_needed}{more}", markup=False)
     return sum(seconds) / 3600, notes
 

@@ -104,12 +104,13 @@ class TableView:
         return replace(self, frame=self.frame.drop(columns=list(names)))
 
     def brief(self, most: int) -> TableView:
-        """The view of a table of more columns than `most` with its first ones and marks, where it declares any."""
-        if len(self.shown) <= most or not self.declared_first:
-            return self
-        hidden = set(self.shown) - {*self.naming, *self.declared_first, *MARKS}
-        ends = {f"{name}{end}" for name in hidden for end in ("", *SIBLINGS)}
-        return self.without(ends & set(self.frame))
+        """The view with the kinds of its marks alone and, of more columns than `most`, with those declared first."""
+        view = self
+        if len(self.shown) > most and self.declared_first:
+            hidden = set(self.shown) - {*self.naming, *self.declared_first, *MARKS}
+            view = self.without({f"{name}{end}" for name in hidden for end in ("", *SIBLINGS)} & set(self.frame))
+        kinds = {mark: view.frame[mark].str.partition(":")[0] for mark in MARKS if mark in view.frame}
+        return replace(view, frame=view.frame.assign(**kinds))
 
     @cached_property
     def shown(self) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ def measure() -> dict[str, int]:
         "lines that write sentences": sum(
             len(sentence_lines(tree)) for path, tree in trees.items() if path.relative_to(ROOT).parts[1] in SPEAKING
         ),
-        "lines of package, tasks, baselines": 60048sum(path.read_text().count("\n") for path in paths),
+        "lines of package, tasks, baselines": sum(path.read_text().count("\n") for path in paths),
     }
 
 

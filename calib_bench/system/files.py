@@ -48,8 +48,8 @@ def near(path: Path, is_wanted: Callable[[Path], bool] = Path.exists) -> str:
     """A clause in brackets that names the paths most like a missing one, among those beside it that are wanted; empty
     where there are none, or too many.
 
-    >>> near(Path("runs/digits-separatoin"), Path.is_dir)
-    " (did you mean 'runs/digits-separation'?)"
+    >>> near(Path("no_such_folder/missing.csv"))
+    ''
     """
     beside = [str(other) for other in path.parent.iterdir() if is_wanted(other)] if path.parent.is_dir() else []
     return f" ({nearest(str(path), beside)})" if 0 < len(beside) <= MOST_NAMES else ""

@@ -580,7 +580,7 @@ def test_divergence_is_counted_in_the_store(tmp_path: Path) -> None:
     assert [s for s, score in found[10.0].selection.items() if math.isinf(score)] == [3, 4]
     row = seed_spread.rows(found[1.0], found[10.0])[0]
     limits = stats.binomtest(2, 9).proportion_ci(method="exact")
-    assert (row["diverged_low"], row["diverged_high"]) == pytest.approx((limits.low, limits.high))
+    assert (row["failed_low"], row["failed_high"]) == pytest.approx((limits.low, limits.high))
     frame = pd.DataFrame([row, *seed_spread.rows(None, found[1.0])])
     said = seed_spread.words(frame, settings)
     assert any("Trials failed at beta=10; at the chosen rate, 67% [9%, 99%] of trials at beta=10" in s for s in said)

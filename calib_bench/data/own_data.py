@@ -16,7 +16,7 @@ from calib_bench.core.task import Content, Hub, SplitSizes
 from calib_bench.data.columns import inputs_of, labels_of, numbers_of
 from calib_bench.data.naming import listed, matched, natural
 from calib_bench.data.raw_split import IMAGE_SUFFIXES, Part, beside, encoded, folder_part
-from calib_bench.data.source import Raw, belongs, digest_of, find, newest_commit
+from calib_bench.data.source import Raw, belongs, described, digest_of, find, newest_commit
 from calib_bench.data.table_files import SUFFIXES
 from calib_bench.errors import DataError, nearest
 from calib_bench.system.files import near
@@ -109,7 +109,7 @@ def _hub_folder(request: Request) -> tuple[Path, str]:
     if inside and not (root / inside).is_dir():
         raise DataError(f"{root} has no folder '{inside}': {nearest(inside, _folder_names(root))}.")
     place = f"https://huggingface.co/datasets/{name} at {hub.revision}"
-    return root / inside, place if origin == "hub" else f"{root / inside} ({origin})"
+    return root / inside, place if origin == "hub" else described(root / inside, origin)
 
 
 def _folder_names(root: Path) -> list[str]:

@@ -99,9 +99,7 @@ def open_source(request: Request, hub: Hub, classes: int, names: tuple[str, ...]
     if len(class_names) != K:
         class_names = tuple(map(str, range(K)))
     notes |= _checked_rows((train, test), K, hub, None if local else root)
-    source = f"{root} ({origin})"
-    if not local:
-        source = f"https://huggingface.co/datasets/{hub.name} at {hub.revision}"
+    source = described(root, origin) if local else f"https://huggingface.co/datasets/{hub.name} at {hub.revision}"
     fraction = min(1.0, len(train) / hub.rows[first])
     return Raw(train, test, K, class_names, source, digest_of(train, test), fraction, notes)
 
@@ -164,7 +162,7 @@ def _by_position(train: Part, test: Part, names: tuple[str, ...]) -> dict[str, s
 def find(request: Request, hub: Hub) -> tuple[Path, str]:
     """The folder that holds the data and how it was found: "data=", "$CALIB_BENCH_DATA" or "hub".
 
-    A named folder is kept as it was written, so that where it lies on this machine gets into no record.
+    A folder that data= names is kept as it was written, so that a relative one puts no path of this machine on record.
 
     Raises:
         DataError: the named folder does not exist, or none of the three places has the data.
@@ -180,6 +178,14 @@ def find(request: Request, hub: Hub) -> tuple[Path, str]:
     if variable and (folder := Path(variable).expanduser() / request.task).is_dir():
         return folder, "$CALIB_BENCH_DATA"
     return _fetch(request, hub, variable), "hub"
+
+
+def described(root: Path, origin: str) -> str:
+    """Where local data lie, for people and records: below the variable that names their folder, or as typed."""
+    variable = "CALIB_BENCH_DATA"
+    if origin != f"${variable}":
+        return f"{root} ({origin})"
+    return f"{origin}/{root.relative_to(Path(os.environ[variable]).expanduser())}"
 
 
 def _fetch(request: Request, hub: Hub, variable: str | None) -> Path:

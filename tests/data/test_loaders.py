@@ -667,13 +667,14 @@ def test_order_of_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(load_images(tmp_path / "root").train) == 29, "it may hold the data under the task's name"
 
 
-def test_a_relative_folder_leaves_no_path_of_this_machine_in_the_record(
+def test_the_variable_and_a_relative_folder_leave_no_path_of_this_machine_in_the_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     toy(tmp_path / "root" / "toy")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CALIB_BENCH_DATA", "root")
-    assert load_images(None).source == "root/toy ($CALIB_BENCH_DATA)"
+    for folder in ("root", str(tmp_path / "root")):
+        monkeypatch.setenv("CALIB_BENCH_DATA", folder)
+        assert load_images(None).source == "$CALIB_BENCH_DATA/toy"
     assert load_images(Path("root")).source == "root/toy (data=)"
 
 

@@ -28,6 +28,7 @@ from calib_bench.metrics import measure
 Split = tuple["Tensor", "Tensor"]
 """Logits Z = beta z, float64 [N, K], and labels [N] of a test split."""
 INFLUENCE = "_influence"
+LOSS = "log_loss"
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,18 @@ Fit = Callable[[str, bool], "Fitted | None"]
 """(metric, whether of a difference) -> what the calibration examples of fitted temperatures add to it."""
 
 
-def row(arm: Sequence[MethodValues], pairs: Sequence[Sequence[MethodValues]], nested: bool, fit: Fit) -> Row:
-    """One method's metrics, and the changes of CROSSED from the reference's.
+def row(
+    arm: Sequence[MethodValues],
+    raw: Sequence[MethodValues],
+    pairs: Sequence[Sequence[MethodValues]],
+    nested: bool,
+    fit: Fit,
+) -> Row:
+    """One method's metrics, the change of log loss from the raw predictions', and those of CROSSED from the reference's.
 
     Args:
         arm: one a seed.
+        raw: the raw predictions of the same seeds; `arm` itself where they are the method.
         pairs: of the arm and of the reference, over the seeds of both; empty where there are none.
         nested: seeds have test examples of their own.
         fit: what fitted temperatures add; None of other methods.
@@ -123,6 +131,10 @@ def row(arm: Sequence[MethodValues], pairs: Sequence[Sequence[MethodValues]], ne
             metric, values_SN, nested, _threshold(arm, metric, nested) or fit(metric, False)
         )
         columns |= limits(metric, intervals[metric])
+    after_SN, before_SN = _stacked(arm, LOSS), _stacked(raw, LOSS)
+    if raw is not arm and after_SN is not None and before_SN is not None:
+        intervals["from_raw"] = difference_interval(LOSS, after_SN - before_SN, nested, fit(LOSS, False))
+        columns |= fields("from_raw", intervals["from_raw"])
     for metric in CROSSED if pairs else ():
         one_SN, other_SN = (_stacked(side, metric) for side in pairs)
         if one_SN is not None and other_SN is not None:

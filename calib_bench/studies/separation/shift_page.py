@@ -61,6 +61,8 @@ REFERENCE = (
     "{where}At severity {severity:g} ({corruption}) beta={beta:g} has accuracy {accuracy} and log loss {log_loss}, "
     "after the clean temperature {log_loss_repaired}, after one of the shifted data {log_loss_refitted}{kappa}"
 )
+REPAIR = "{where}Log loss after the clean temperature minus raw, beta={beta:g}: {evidence}"
+PLACE = "severity {severity:g} ({corruption})"
 MEASURED = ("accuracy", "log_loss", "log_loss_repaired", "log_loss_refitted")
 
 
@@ -86,13 +88,12 @@ def _still_helps(frame: pd.DataFrame, grid: Grid) -> Iterator[str]:
     for where, rows in families(frame[is_told & (frame["method"] == REPAIRED)]):
         shifted = rows[rows["corruption"] != "none"].to_dict("records")
         findings = [as_counted(Finding.of(row, "from_raw", where=_place(row)), row) for row in shifted]
-        yield f"{where}Log loss after the clean temperature minus raw, beta={grid.reference:g}: {evidence(findings, True)}"
+        yield REPAIR.format(where=where, beta=grid.reference, evidence=evidence(findings, estimates=True))
 
 
 def _place(row: Mapping[Any, Any]) -> str:
     """The shift that a row is of: "severity 3 (blur)", "CIFAR-10.1"."""
-    where = str(row["corruption"])
-    return where if pd.isna(row["severity"]) else f"severity {row['severity']:g} ({where})"
+    return str(row["corruption"]) if pd.isna(row["severity"]) else PLACE.format(**row)
 
 
 def _cross_entropy_first(frame: pd.DataFrame) -> pd.DataFrame:

@@ -16,9 +16,8 @@ from calib_bench.commands.console import open_console, print_results, status, wa
 from calib_bench.core.settings import Execution, Grid, Settings, UserSettings
 from calib_bench.core.trial import HF
 from calib_bench.errors import DataError, SettingsError, UserError, counted
-from calib_bench.execute import data_parallel, local, worker
+from calib_bench.execute import data_parallel, local, trial_time, worker
 from calib_bench.execute.progress import Display
-from calib_bench.models import flops as cost
 from calib_bench.planning import plan as planning
 from calib_bench.planning.defaults import resolve
 from calib_bench.report import build as reporting
@@ -226,15 +225,14 @@ def check_and_estimate(
     notes = _notes(coming, splits, settings, fetch)
     for note in notes:
         console.print(f"note: {note}", markup=False)
-    seconds = [value for trial in coming if (value := _seconds(trial, splits, device)) is not None]
+    seconds = [value for value in trial_time.seconds(coming, splits, device) if value is not None]
     trials = f"{counted(len(coming), 'trial')} to run in all rounds"
     more = "; more are added where a best rate is at the edge of its grid" if _rates_may_grow(settings.grid) else ""
     if len(seconds) < len(coming):
         console.print(f"{trials}{more}; how long they take on {device} is not known")
         return None, notes
     probes = ", and what their probes take" if any(trial.probe for trial in coming) else ""
-    rough = "rough: by operations alone, of texts of the full length" if splits.spec.kind == "tokens" else "rough"
-    time_needed = f"about {duration(sum(seconds))} of device time ({rough}){probes}"
+    time_needed = f"about {duration(sum(seconds))} of device time (rough){probes}"
     console.print(f"{trials}, {time_needed}{more}", markup=False)
     return sum(seconds) / 3600, notes
 
@@ -251,14 +249,6 @@ def _notes(coming: Sequence[Trial], splits: Splits, execution: Execution, fetch:
     for trial in by_model.values():
         notes += worker.load_splits(execution, trial, fetch).notes.values()
     return list(dict.fromkeys(notes))
-
-
-def _seconds(trial: Trial, splits: Splits, device: str) -> float | None:
-    """Estimated time that a trial takes on a device; None where it is not known."""
-    flops = trial.copies * cost.flops_per_example(trial.model, splits.spec, splits.classes)
-    read = sum(len(splits[name]) for name in ("selection", "calibration", "test"))
-    examples = len(splits.train) * trial.epochs + read / cost.TRAINING
-    return cost.estimate_seconds(flops, 1, examples, device, trial.precision)
 
 
 def _check_data(execution: Execution, plan: planning.Plan, store: Store) -> None:

@@ -190,10 +190,10 @@ class _Contents:
         return items
 
     def _named(self, name: str) -> Iterator[tuple[str, Any]]:
-        """The figure and the table of that name, as far as there are any."""
+        """The figure and the table of that name, as far as there are any; a table without rows says nothing."""
         if name in self.figures:
             yield "figure", Figure(self._caption(name), inline(self.figures[name], name), name)
-        if name in self.analysis.tables:
+        if name in self.analysis.tables and len(self.analysis.tables[name].frame):
             yield "table", page_table(name, self.analysis.tables[name])
 
     def _caption(self, name: str) -> str:

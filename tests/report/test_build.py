@@ -26,9 +26,9 @@ from calib_bench.core.study import Analysis, Study, Table
 from calib_bench.report import build as report
 from calib_bench.report import figures, html, tables
 from calib_bench.report.build import build
+from calib_bench.report.drawing import empty_figure
 from calib_bench.report.table_view import TableView
 from calib_bench.store.store import Store
-from calib_bench.studies.separation import arm_figures
 from calib_bench.system import files
 
 EVIL = "<script>alert('x & y')</script>$_{%#"
@@ -92,16 +92,22 @@ def test_every_file_is_there(run: tuple[Store, Settings, Path]) -> None:
     assert not list(folder.rglob(".*"))
 
 
-def test_one_arm_leaves_no_warning(tmp_path: Path) -> None:
-    """Of a figure without axes, which has nothing to lay out: drawn for the report, and saved from a notebook."""
-    words = ("beta=1", "objective=cross_entropy", "seed=0", "lr=0.1", "interventions=no")
-    store, settings = make(tmp_path / "run", *words)
-    analysis = registry.study("separation").analyse(settings, store)
+def test_a_figure_without_axes_leaves_no_warning(tmp_path: Path) -> None:
+    """It has nothing to lay out: drawn for the report, and saved from a notebook."""
     with warnings.catch_warnings(), figures.style():
         warnings.simplefilter("error", UserWarning)
-        svg = figures.render(arm_figures.separation(analysis))["svg"].decode()
-        arm_figures.separation(analysis).savefig(tmp_path / "separation.png")
-    assert "no arm shares a finished seed" in svg
+        assert "no trial yet" in figures.render(empty_figure("no trial yet"))["svg"].decode()
+        empty_figure("no trial yet").savefig(tmp_path / "empty.png")
+
+
+def test_a_page_of_one_arm_begins_with_it_and_shows_no_empty_table(tmp_path: Path) -> None:
+    words = ("beta=1", "objective=cross_entropy", "seed=0", "lr=0.1", "interventions=no", "calibrator=isotonic")
+    store, settings = make(tmp_path / "run", *words)
+    text = unpacked(build(store, registry.study("separation"), settings).read_text())
+    assert text.index("cross_entropy: accuracy 0.") < text.index("There is nothing to compare")
+    assert 'id="table-baselines"' in text
+    assert "table-separation" not in text
+    assert "figure-separation" not in text
 
 
 def test_the_page_stands_alone(run: tuple[Store, Settings, Path]) -> None:

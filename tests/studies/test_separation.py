@@ -25,6 +25,7 @@ from calib_bench.core.trial import Trial
 from calib_bench.inference import crossed_interval
 from calib_bench.planning import tuning
 from calib_bench.planning.defaults import resolve
+from calib_bench.report import figures
 from calib_bench.store.store import Store
 from calib_bench.studies.separation import page
 from calib_bench.studies.separation.findings import share
@@ -190,6 +191,7 @@ def test_without_a_reference_nothing_is_compared(tmp_path: Path, capsys: pytest.
     _, _, analysis = analysed(tmp_path, "beta=0.1,1", "objective=label_smoothing:0.1", "seed=0..1", "lr=0.1")
     assert analysis.verdict[0].startswith("There is nothing to compare")
     assert any(w.startswith("No reference") for w in analysis.warnings)
+    assert "separation" not in figures.existing(STUDY, analysis)
     assert len(analysis.tables["baselines"].frame) == 4
     print_results(analysis, tmp_path, open_console())
     printed = capsys.readouterr().out

@@ -216,6 +216,24 @@ def test_changes_of_the_brier_score_add_up_and_are_those_after_each_method(run: 
                     assert row[f"delta_{prefix}{part}{end}"] == pytest.approx(expected, abs=1e-12)
 
 
+def test_what_a_calibrator_still_repairs_is_paired_with_the_raw_predictions(run: Run) -> None:
+    note, methods = run[2].tables["shift_methods"].note, run[2].tables["shift_methods"].frame
+    row = row_of(methods[methods["method"] == "histogram_binning"], 10.0, "mean of 2 corruptions", 3)
+    raw = row_of(methods[methods["method"] == "raw"], 10.0, "mean of 2 corruptions", 3)
+    assert row["from_raw"] == pytest.approx(row["log_loss"] - raw["log_loss"], abs=1e-12)
+    assert np.isnan(raw["from_raw"])
+    exact = []
+    for seed in range(4):
+        of = [results(run, 1.0, seed, f"{name}/5") for name in ("blur", "noise")]
+        exact.append(np.mean([one["log_loss_repaired"] - one["log_loss"] for one in of], axis=0))
+    bare = crossed_interval(np.array(exact))
+    row = row_of(methods[methods["method"] == "temperature_scaling"], 1.0, "mean of 2 corruptions", 5)
+    assert row["from_raw"] == pytest.approx(bare.mean, abs=2e-6)
+    assert row["from_raw_high"] - row["from_raw_low"] > bare.high - bare.low  # the calibration examples count
+    assert "Log loss after the clean temperature minus raw, beta=1: " in note
+    assert "severity 5 (mean of 2 corruptions)" in note
+
+
 def test_a_plan_refuses_corruptions_of_other_inputs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "task=digits", "shift=noise,typing_errors"]) == 2
     assert "is for text inputs, and those of task digits are image: valid choices: blur, " in capsys.readouterr().err

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 RAW, REPAIRED = "raw", "temperature_scaling"
 NO_TRIAL = "No trial at a chosen rate has finished."
-NO_PAIRS = "no arm shares a finished seed with the reference yet"
 NO_CROSS_ENTROPY = "no trial with cross-entropy has finished yet"
 NO_RATES = "no rate has been tried yet"
 LEAST = 0.01
@@ -84,7 +83,7 @@ def over_beta(analysis: Analysis) -> Figure:
     return figure
 
 
-def separation(analysis: Analysis) -> Figure:
+def separation(analysis: Analysis) -> Figure | None:
     """Change of test log loss against the reference, split: total = confidence + dynamics; 95% intervals. Where
     dynamics leaves 0, what is learned has changed; where only confidence does, a temperature repairs the change.
 
@@ -92,7 +91,7 @@ def separation(analysis: Analysis) -> Figure:
     """
     frame = rows_of(analysis, "separation", "log_loss_total")
     if not len(frame):
-        return empty_figure(NO_PAIRS)
+        return None
     objectives = list(dict.fromkeys(frame["objective"]))
     figure, axes = family_grid(frame, len(objectives), 3.1, sharey="row")
     reference = analysis.result.reference

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,6 +11,7 @@ import pandas as pd
 from calib_bench.analysis import best_beta, collapse, controls, interventions, seed_spread
 from calib_bench.analysis.findings import EQUAL, Finding, Sentences, betas, changes, evidence, findings_of
 from calib_bench.analysis.result_rows import cell
+from calib_bench.analysis.scores import RAW, REPAIRED
 from calib_bench.analysis.table_notes import families
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
@@ -30,6 +31,10 @@ WIDEST = 1.0
 class Says(Sentences):
     """What the verdict of the separation study says."""
 
+    ARM = (
+        "beta={beta:.3g}, {objective}: accuracy {accuracy}, log loss {log_loss}, after temperature scaling {repaired}, "
+        "kappa {kappa}. Every calibrator beside it: see Baselines."
+    )
     NOTHING = "There is nothing to compare: no other arm shares a finished seed with beta={reference:g}."
     ACCURACY = (
         "{where}Cross-entropy at another beta than {reference:g}{how}. Accuracy, which no temperature changes: "
@@ -52,10 +57,8 @@ def verdict(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     """Sentences of the verdict, most important first; the details are in the tables."""
     contrasts = frames["separation"]
     if "log_loss_total" not in contrasts or not contrasts["log_loss_total"].notna().any():
-        return (
-            Says.NOTHING.of(reference=grid.reference),
-            *controls.without(frames["controls"]),
-        )
+        alone = list(_alone(frames["baselines"]))
+        return (*alone, Says.NOTHING.of(reference=grid.reference), *controls.without(frames["controls"]))
     sentences = [text for where, group in families(contrasts) for text in _over_beta(where, group, grid)]
     sentences += settling.words(frames["comparisons"], grid) + speed.words(frames["comparisons"], grid)
     sentences += equal_confidence.headlines(frames["matched"], grid)
@@ -71,6 +74,17 @@ def verdict(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     sentences += reversals.headlines(frames["reversals"])
     sentences += collapse.words(collapse.rows(frames["trials"], grid))
     return (*sentences, *controls.words(frames["controls"]))
+
+
+def _alone(frame: pd.DataFrame) -> Iterator[str]:
+    """Sentence on the run's only arm, with its intervals; none where there are more, or it was not repaired."""
+    rows = {row["method"]: row for row in frame.to_dict("records")}
+    if len(rows) < len(frame) or REPAIRED not in rows:
+        return
+    raw, repaired = rows[RAW], rows[REPAIRED]
+    cells = {name: cell(raw, name) for name in ("accuracy", "log_loss")}
+    cells |= {"repaired": cell(repaired, "log_loss"), "kappa": cell(repaired, "kappa")}
+    yield Says.ARM.of(beta=raw["beta"], objective=raw["objective"], **cells)
 
 
 def _over_beta(where: str, frame: pd.DataFrame, grid: Grid) -> list[str]:

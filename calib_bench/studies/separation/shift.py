@@ -23,7 +23,7 @@ from calib_bench.analysis.contrast import is_reference
 from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.measure import FINISHED
 from calib_bench.analysis.result_rows import Row, doubtful, fields, limits
-from calib_bench.analysis.scores import REPAIRED
+from calib_bench.analysis.scores import RAW, REPAIRED
 from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_slopes
 from calib_bench.analysis.trial_predictions import TrialLogits, on_trials
 from calib_bench.core.baseline import Calibrator
@@ -384,10 +384,11 @@ def _method_rows(arm: ShiftedArm, reference: ShiftedArm | None, nested: bool) ->
                 signed = [(1.0, arm), (-1.0, reference)] if change and reference is not None else [(1.0, arm)]
                 return _fit(signed, ((f"{metric}_repaired", 1),), splits, both if change else arm.seeds, nested)
 
-            levels = arm.after(method, group, arm.seeds)
+            raw = arm.after(RAW, group, arm.seeds)
+            levels = raw if method == RAW else arm.after(method, group, arm.seeds)
             examples = len(levels[0].examples["accuracy"])
             base = {**label, "method": method, "seeds": len(arm.seeds), "examples": examples, "nested": nested}
-            yield base | method_row(levels, pairs, nested, fit)
+            yield base | method_row(levels, raw, pairs, nested, fit)
 
 
 def _kappa(log_kappa_SN: Array, nested: bool) -> Row:

@@ -28,6 +28,7 @@ from calib_bench.metrics import measure
 Split = tuple["Tensor", "Tensor"]
 """Logits Z = beta z, float64 [N, K], and labels [N] of a test split."""
 INFLUENCE = "_influence"
+LOSS = "log_loss"
 
 
 @dataclass(frozen=True)
@@ -103,15 +104,35 @@ Fit = Callable[[str, bool], "Fitted | None"]
 """(metric, whether of a difference) -> what the calibration examples of fitted temperatures add to it."""
 
 
-def row(arm: Sequence[MethodValues], pairs: Sequence[Sequence[MethodValues]], nested: bool, fit: Fit) -> Row:
-    """One method's metrics, and the changes of CROSSED from the reference's.
+def row(
+    arm: Sequence[MethodValues],
+    raw: Sequence[MethodValues],
+    pairs: Sequence[Sequence[MethodValues]],
+    nested: bool,
+    fit: Fit,
+) -> Row:
+    """One method's metrics, the change of log loss from raw predictions, and those of CROSSED from the reference's.
 
     Args:
         arm: one a seed.
+        raw: the raw predictions of the same seeds; `arm` itself where they are the method.
         pairs: of the arm and of the reference, over the seeds of both; empty where there are none.
         nested: seeds have test examples of their own.
         fit: what fitted temperatures add; None of other methods.
     """
+    columns, intervals = _levels(arm, nested, fit)
+    if raw is not arm:
+        intervals |= _changes("from_raw", (LOSS,), (arm, raw), nested, lambda metric: fit(metric, False))
+    if pairs:
+        intervals |= _changes("delta_{}", CROSSED, pairs, nested, lambda metric: fit(metric, True))
+    for name, interval in intervals.items():
+        if name not in arm[0].metrics:
+            columns |= fields(name, interval)
+    return columns | doubtful(intervals)
+
+
+def _levels(arm: Sequence[MethodValues], nested: bool, fit: Fit) -> tuple[Row, dict[str, Interval]]:
+    """The columns of every metric, and the intervals of those that are means over examples."""
     columns: Row = {}
     intervals: dict[str, Interval] = {}
     for metric in arm[0].metrics:
@@ -119,17 +140,22 @@ def row(arm: Sequence[MethodValues], pairs: Sequence[Sequence[MethodValues]], ne
         if values_SN is None:
             columns |= over_seeds(metric, [one.metrics[metric] for one in arm])
             continue
-        intervals[metric] = score_interval(
-            metric, values_SN, nested, _threshold(arm, metric, nested) or fit(metric, False)
-        )
+        added = _threshold(arm, metric, nested) or fit(metric, False)
+        intervals[metric] = score_interval(metric, values_SN, nested, added)
         columns |= limits(metric, intervals[metric])
-    for metric in CROSSED if pairs else ():
-        one_SN, other_SN = (_stacked(side, metric) for side in pairs)
+    return columns, intervals
+
+
+def _changes(
+    name: str, metrics: Sequence[str], pair: Sequence[Sequence[MethodValues]], nested: bool, fit: Callable[[str], Any]
+) -> dict[str, Interval]:
+    """The one minus the other of a pair in each metric that is a finite mean over examples, by name.format(metric)."""
+    intervals = {}
+    for metric in metrics:
+        one_SN, other_SN = (_stacked(side, metric) for side in pair)
         if one_SN is not None and other_SN is not None:
-            change = difference_interval(metric, one_SN - other_SN, nested, fit(metric, True))
-            intervals[f"delta_{metric}"] = change
-            columns |= fields(f"delta_{metric}", change)
-    return columns | doubtful(intervals)
+            intervals[name.format(metric)] = difference_interval(metric, one_SN - other_SN, nested, fit(metric))
+    return intervals
 
 
 def _stacked(arm: Sequence[MethodValues], metric: str) -> Array | None:

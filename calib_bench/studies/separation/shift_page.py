@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from calib_bench.analysis.findings import overview
+from calib_bench.analysis.findings import Finding, evidence, overview
 from calib_bench.analysis.result_rows import cell
-from calib_bench.analysis.scores import RAW
+from calib_bench.analysis.scores import RAW, REPAIRED
 from calib_bench.analysis.table_notes import NAMES, families
 from calib_bench.analysis.tables import STAR, TableSpec
 from calib_bench.core.corruption import SEVERITIES
@@ -18,7 +18,7 @@ from calib_bench.core.study import Analysis, Section
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.report.drawing import by_family, family_grid, figure_legend, plain, shades
 from calib_bench.report.panels import rows_of
-from calib_bench.studies.separation.decisions import finding_of
+from calib_bench.studies.separation.decisions import as_counted, finding_of
 from calib_bench.studies.separation.refinement import FAMILIES
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ TOLD = {
 }
 """Changes that sentences tell of, and their names in them."""
 LEVELS = (("accuracy", "accuracy"), ("log_loss", "log loss, raw (nats)"), ("kappa", "kappa of these data"))
-REPAIRED = (
+AFTER = (
     ("log_loss_repaired", "log loss, clean T (nats)"),
     ("log_loss_refitted", "log loss, T of these data"),
     ("lac_coverage", "coverage of LAC's 90% sets"),
@@ -61,6 +61,8 @@ REFERENCE = (
     "{where}At severity {severity:g} ({corruption}) beta={beta:g} has accuracy {accuracy} and log loss {log_loss}, "
     "after the clean temperature {log_loss_repaired}, after one of the shifted data {log_loss_refitted}{kappa}"
 )
+REPAIR = "{where}Log loss after the clean temperature minus raw, beta={beta:g}: {evidence}"
+PLACE = "severity {severity:g} ({corruption})"
 MEASURED = ("accuracy", "log_loss", "log_loss_repaired", "log_loss_refitted")
 
 
@@ -78,6 +80,20 @@ def _words(frame: pd.DataFrame, grid: Grid) -> Iterator[str]:
         changes = [finding_of(row, column, name) for column, name in TOLD.items() if column in worst for row in others]
         if changes:
             yield f"{where}Changes there with beta: {overview(changes)}"
+
+
+def _still_helps(frame: pd.DataFrame, grid: Grid) -> Iterator[str]:
+    """Sentences on the reference: at which shifts temperature scaling on clean data still changes log loss."""
+    is_told = (frame["objective"] == CROSS_ENTROPY) & (frame["beta"] == grid.reference)
+    for where, rows in families(frame[is_told & (frame["method"] == REPAIRED)]):
+        shifted = rows[rows["corruption"] != "none"].to_dict("records")
+        findings = [as_counted(Finding.of(row, "from_raw", where=_place(row)), row) for row in shifted]
+        yield REPAIR.format(where=where, beta=grid.reference, evidence=evidence(findings, estimates=True))
+
+
+def _place(row: Mapping[Any, Any]) -> str:
+    """The shift that a row is of: "severity 3 (blur)", "CIFAR-10.1"."""
+    return str(row["corruption"]) if pd.isna(row["severity"]) else PLACE.format(**row)
 
 
 def _cross_entropy_first(frame: pd.DataFrame) -> pd.DataFrame:
@@ -114,13 +130,15 @@ TABLES = {
             "threshold's calibration examples counted. All else, ECE too: t intervals over seeds for this test set. "
             "The calibration examples are counted after temperature scaling; after other calibrators intervals hold "
             "for these fits. No interval counts the choice of rates",
-            "delta: the arm minus the reference after the same method",
+            "from raw: log loss after the method minus the raw predictions' of the same arm: below 0 the calibrator "
+            "still helps; delta: the arm minus the reference after the same method",
             f"{STAR} over all rows of a method, for each column",
         ),
         names=(*NAMES, *WHERE, "method"),
-        first=("accuracy", "log_loss", "brier", "ece", "classwise_ece", "delta_log_loss"),
+        first=("accuracy", "log_loss", "from_raw", "brier", "ece", "classwise_ece", "delta_log_loss"),
         holm=("method",),
         rows=_cross_entropy_first,
+        words=_still_helps,
     ),
     "shift_controls": TableSpec(
         "What a temperature cannot change, and what further test data must not",
@@ -149,7 +167,7 @@ def repaired(analysis: Analysis) -> Figure | None:
     """Log loss after temperatures of clean and of shifted data, and sets' coverage, over severity, a colour a beta:
     between the first two lies what a temperature of shifted data would gain.
     """
-    return _over_severity(analysis, REPAIRED)
+    return _over_severity(analysis, AFTER)
 
 
 def methods(analysis: Analysis) -> Figure | None:

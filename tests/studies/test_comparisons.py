@@ -175,6 +175,7 @@ def test_sentences_table_and_figure_say_what_was_compared() -> None:
     drawn = speed.figure(Analysis((), {"comparisons": table}, result=StudyResult()))
     assert drawn is not None
     assert len(drawn.axes) == 2
+    assert all(0.0 in line.get_ydata() for axis in drawn.axes for line in axis.lines[:3])  # the reference itself
 
 
 def test_budgets_train_the_grid_for_longer_with_rates_of_their_own() -> None:

@@ -165,6 +165,7 @@ def test_sentences_and_tables_say_what_the_rows_hold() -> None:
     assert "mlp_8_nobias (sgd) at beta=0.01 (its start takes 40% of the run, 1 of 5 seeds never)" in text
     assert "A late start does not explain why the law is missed, or may be, by mlp_4_nobias (sgd)." in text
     assert "in 1 of 2 cases of net and beta (1 because both are the same rate); it surely costs more" in text
+    assert "The median cost is 0.1 nats, the largest 0.2;" in text
     assert "equivalent for mlp_8_nobias (sgd)" in text
     assert "FAILED for mlp_8_nobias (sgd)" in text
     (first, second) = findings.summary(frames, Options())

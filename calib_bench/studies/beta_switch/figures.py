@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-PANELS = (("accuracy", "change of accuracy"), ("log_loss_dyn", "change of repaired log loss"))
+PANELS = (("accuracy", "change of accuracy"), ("log_loss_dyn", "change of repaired log loss (nats)"))
 CONSTANT: dict[str, dict[str, Any]] = {
     "beta all along": {"color": "0.55", "linewidth": 0.8, "linestyle": "--"},
     "its 95% interval": {"color": "0.75", "linewidth": 6, "alpha": 0.7},

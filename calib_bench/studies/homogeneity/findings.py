@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -173,11 +174,11 @@ def _typical_cost(rows: Sequence[Row]) -> list[str]:
     both = [row for row in rows if math.isfinite(row["test"]) and math.isfinite(row["same_rate"])]
     if not both:
         return []
-    carried, same = (sorted(float(row[key]) for row in both) for key in ("test", "same_rate"))
+    carried, same = ([float(row[key]) for row in both] for key in ("test", "same_rate"))
     failed = sum(row["failed"] for row in rows)
     return [
-        f"The median cost is {_nats(carried[len(carried) // 2])} nats, the largest {_nats(carried[-1])}; the same "
-        f"rate at every beta costs {_nats(same[len(same) // 2])} and up to {_nats(same[-1])}. Of the carried runs "
+        f"The median cost is {_nats(statistics.median(carried))} nats, the largest {_nats(max(carried))}; the same "
+        f"rate at every beta costs {_nats(statistics.median(same))} and up to {_nats(max(same))}. Of the carried runs "
         f"{failed or 'none'} failed."
     ]
 

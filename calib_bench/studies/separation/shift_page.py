@@ -44,7 +44,7 @@ TOLD = {
 LEVELS = (("accuracy", "accuracy"), ("log_loss", "log loss, raw (nats)"), ("kappa", "kappa of these data"))
 AFTER = (
     ("log_loss_repaired", "log loss, clean T (nats)"),
-    ("log_loss_refitted", "log loss, T of these data"),
+    ("log_loss_refitted", "log loss, T of these data (nats)"),
     ("lac_coverage", "coverage of LAC's 90% sets"),
 )
 CHANGES = (

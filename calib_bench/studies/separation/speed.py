@@ -162,7 +162,9 @@ def figure(analysis: Analysis) -> Figure | None:
         return None
 
     def draw(axis: Axes, rows: pd.DataFrame, kind: str) -> None:
-        draw_columns(axis, rows, {f"{comparison}_{kind}": look for comparison, look in LOOKS.items()})
+        looks = {f"{comparison}_{kind}": look for comparison, look in LOOKS.items()}
+        reference = {"beta": analysis.result.reference, "tuning": rows["tuning"].iloc[0], **dict.fromkeys(looks, 0.0)}
+        draw_columns(axis, pd.concat([rows, pd.DataFrame([reference])]), looks)
         betas = [*rows["beta"], analysis.result.reference]
         mark_zero(axis, betas)
         axis.set_xlim(min(betas) / ROOM, max(betas) * ROOM)

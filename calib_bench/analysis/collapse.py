@@ -97,6 +97,7 @@ def two_kinds(arm: Measures, *references: Measures) -> Row:
 ESTABLISHING = (
     "separation", "matched", "refinement", "seeds", "gain", "peaks", "interventions", "two_by_two", "best_beta",
     "factorial_tests", "decisions", "shift", "shift_methods", "shift_corruptions", "warm_up", "comparisons",
+    "best_epochs", "repaired_sets",
 )  # fmt: skip
 """Frames, of the studies that have them, by which effects are called established."""
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from calib_bench.analysis import collapse
 from calib_bench.analysis.findings import Evidence
 from calib_bench.studies.separation import literature
 
@@ -76,6 +77,9 @@ def test_the_end_of_refinement_and_reversals() -> None:
     assert list(frame["verdict"]) == ["established", "established"]
     assert list(frame["change"]) == [6.0, 2]
     assert frame["quantity"].iloc[1] == "established reversals"
+    collapsed = REFERENCE | {"two_kinds": "this arm"} | change("later", 2.0, 10.0, 0.01)
+    assert list(judged(best_epochs=[collapsed])["verdict"]) == ["not established"]
+    assert {"best_epochs", "repaired_sets"} <= set(collapse.ESTABLISHING)
     assert judged().empty
 
 

@@ -20,7 +20,7 @@ from calib_bench.analysis.contrast import difference_of, is_reference
 from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.findings import EQUAL, NO_CHANGE, Evidence, Expectation, Finding
 from calib_bench.analysis.measure import Measures
-from calib_bench.analysis.result_rows import Row, adjusted, fields
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, adjusted, fields
 from calib_bench.analysis.table_notes import NAMES
 from calib_bench.analysis.tables import TableSpec
 from calib_bench.analysis.trial_predictions import RAW, REPAIRED
@@ -170,7 +170,7 @@ def _change(claim: Claim, row: Mapping[Any, Any], column: str) -> Row:
     estimate = Estimate.of(row, column)
     if estimate is None:
         return {}
-    name = {key: row[key] for key in (*NAMES, "seeds") if key in row}
+    name = {key: row[key] for key in (*NAMES, "seeds", TWO_KINDS) if key in row}
     about = {"claim": claim.text, "source": claim.source, "quantity": claim.columns[column]}
     return {**about, **name, **Estimate(estimate.mean, estimate.low, estimate.high, estimate.p).fields("change")}
 

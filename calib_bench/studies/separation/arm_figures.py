@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 RAW, REPAIRED = "raw", "temperature_scaling"
 NO_TRIAL = "No trial at a chosen rate has finished."
 NO_CROSS_ENTROPY = "no trial with cross-entropy has finished yet"
-NO_RATES = "no rate has been tried yet"
 LEAST = 0.01
 PARTS = (
     ("log_loss_total", "total", "k", "o"),
@@ -182,13 +181,13 @@ def _reliable(axis: Axes, rows: pd.DataFrame, every: pd.DataFrame) -> None:
     axis.set_box_aspect(1)
 
 
-def learning_rates(analysis: Analysis) -> Figure:
+def learning_rates(analysis: Analysis) -> Figure | None:
     """Selection score over the learning rate, a panel an objective, a shade a beta; the chosen rate is circled: one
     at the end of its curve may not be the best.
     """
     frame = rows_of(analysis, "rates", "score")
-    if not len(frame):
-        return empty_figure(NO_RATES)
+    if not len(frame) or frame["rate"].nunique() < 2:
+        return None
     objectives = list(dict.fromkeys(frame["objective"]))
     figure, axes = family_grid(frame, len(objectives), 3.1, sharey="row")
     colors = shades(frame["beta"])

@@ -49,14 +49,14 @@ KINDS: dict[str, Callable[[], list[Row]]] = {
     "calibrators": partial(_baselines, "calibrator"),
     "objectives": partial(_baselines, "objective"),
 }
-PARTS = ("calibrators", "objectives")
-"""Kinds that are a part of another: not listed again where everything is."""
+EVERYTHING = ("tasks", "models", "baselines", "studies", "corruptions")
+"""The kinds that hold the others."""
 
 
 def _call(arguments: Namespace) -> int:
     """Print the kinds named, or all of them, with a line for each entry."""
     registry.use_plugins(arguments.plugins)
-    for kind in arguments.kind or [kind for kind in KINDS if kind not in PARTS]:
+    for kind in arguments.kind or EVERYTHING:
         rows = KINDS[kind]()
         width = max(len(name) for name, _ in rows)
         print(f"{kind}:")

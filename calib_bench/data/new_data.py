@@ -198,11 +198,11 @@ def _from_npz(source: Path, reader: Reader) -> NewData:
 def _of_other_scale(x_N: torch.Tensor, base_N: torch.Tensor) -> str:
     """A note where inputs are much larger or smaller than the task's, by their root mean squares; else ""."""
     few_N = base_N[:1000].float()
-    size, known = (float(x.float().square().mean().sqrt()) for x in (x_N, few_N))
-    if known <= OTHER_SCALE * size and size <= OTHER_SCALE * known:
+    size, usual = (float(x.float().square().mean().sqrt()) for x in (x_N, few_N))
+    if max(size, usual) <= OTHER_SCALE * min(size, usual):
         return ""
     return (
-        f"the size of inputs (root mean square) is {size:.3g}, and that of the task's is {known:.3g}, from "
+        f"the size of inputs (root mean square) is {size:.3g}, and that of the task's is {usual:.3g}, from "
         f"{float(few_N.min()):.3g} to {float(few_N.max()):.3g}: they may be of another scale"
     )
 

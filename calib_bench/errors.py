@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class UserError(Exception):
@@ -45,16 +45,21 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
+def nearest(word: str, choices: Iterable[str], aliases: Mapping[str, str] = {}) -> str:
     """A clause naming the choices closest to `word`, or all of them when none is close.
+
+    A short name of `aliases` that is close stands for the choice that it names.
 
     >>> nearest("cifar", ["cifar10", "imdb"])
     "did you mean 'cifar10'?"
+    >>> nearest("mlp_x", ["linear", "mlp_128_128"], {"mlp": "mlp_128_128"})
+    "did you mean 'mlp_128_128'?"
     """
-    names = sorted(choices)
+    names = sorted({*choices, *aliases})
     close = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
     if not close:
         close = [name for name in names if word and (name.startswith(word) or word in name)][:3]
     if close:
+        close = list(dict.fromkeys(aliases.get(name, name) for name in close))
         return f"did you mean {' or '.join(repr(c) for c in close)}?"
     return f"valid choices: {', '.join(names) if names else 'none'}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.errors import UserError
@@ -53,13 +53,10 @@ def fitted(calibrator: Calibrator, Z_NK: Tensor, y_N: Tensor) -> Params:
 
     Raises:
         UserError: the calibrator says that it is not for such logits.
-        CalibratorError: it raised something else, left by SystemExit, ran out of memory, or gave no dict.
+        CalibratorError: it raised something else, left by SystemExit, ran out of memory, or gave no tensors.
     """
     Z_NK, y_N = (tensor if calibrator.of_the_project else tensor.clone() for tensor in (Z_NK, y_N))
-    params = _guarded("fit", lambda: calibrator.fit(Z_NK, y_N))
-    if not isinstance(params, dict):
-        raise CalibratorError(f"its fit gave {type(params).__name__}, not a dict of tensors")
-    return params
+    return cast("Params", _guarded("fit", lambda: calibrator.fit(Z_NK, y_N)))
 
 
 def applied(calibrator: Calibrator, params: Params, Z_NK: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 
 from calib_bench import models, registry
 from calib_bench.commands.command import Command, Option, folders
@@ -20,12 +21,13 @@ def _models() -> list[Row]:
     return list(models.examples().items())
 
 
-def _baselines() -> list[Row]:
+def _baselines(*kinds: str) -> list[Row]:
     rows = []
     for name in registry.names("baselines"):
         baseline = registry.entry("baselines", name)
         kind = "objective" if baseline.is_objective else "calibrator"
-        rows.append((name, f"{kind}: {baseline.title} ({', '.join(baseline.references)})"))
+        if kind in kinds:
+            rows.append((name, f"{kind}: {baseline.title} ({', '.join(baseline.references)})"))
     return rows
 
 
@@ -41,16 +43,20 @@ def _corruptions() -> list[Row]:
 KINDS: dict[str, Callable[[], list[Row]]] = {
     "tasks": _tasks,
     "models": _models,
-    "baselines": _baselines,
+    "baselines": partial(_baselines, "calibrator", "objective"),
     "studies": _studies,
     "corruptions": _corruptions,
+    "calibrators": partial(_baselines, "calibrator"),
+    "objectives": partial(_baselines, "objective"),
 }
+EVERYTHING = ("tasks", "models", "baselines", "studies", "corruptions")
+"""The kinds that hold the others."""
 
 
 def _call(arguments: Namespace) -> int:
     """Print the kinds named, or all of them, with a line for each entry."""
     registry.use_plugins(arguments.plugins)
-    for kind in arguments.kind or KINDS:
+    for kind in arguments.kind or EVERYTHING:
         rows = KINDS[kind]()
         width = max(len(name) for name, _ in rows)
         print(f"{kind}:")
@@ -66,6 +72,6 @@ COMMAND = Command(
         Option("KIND", "what to list; everything when not given", choices=tuple(KINDS), default=(), count="*"),
         Option("--plugins", "folders with plug-ins to list too", folders, (), metavar="FOLDERS"),
     ),
-    ("list", "list tasks models", "list baselines plugins=mine"),
+    ("list", "list tasks models", "list calibrators plugins=mine"),
     _call,
 )

@@ -38,6 +38,8 @@ def _call(arguments: Namespace) -> int:
     more = {"beta": trial.beta, **one.digests}
     write_predictions(out, "logits", one.Z_NK.numpy(), one.labels, one.class_names, one.ids, more)
     rows = f"{len(one.Z_NK):,} rows of {len(one.class_names)} classes"
+    if one.note:
+        print(f"note: {one.note}")
     print(f"written: {out}, {rows}, logits times beta={trial.beta:g}{'' if one.labels is None else ', with labels'}")
     return 0
 

@@ -23,7 +23,7 @@ def _call(arguments: Namespace) -> int:
 
     Raises:
         StoreError: the folder is no run folder, or not whole.
-        ResourceError: the server could not be reached.
+        ResourceError: there is no key, or the server could not be reached.
     """
     store, settings = open_run(arguments.run, arguments.plugins)
     typed = {key: value for key in CHANGED if (value := getattr(arguments, key)) is not None}
@@ -63,10 +63,12 @@ def _replay(store: Store, settings: Settings) -> int:
     analysis = None
     if not analysis_export.is_current(store):
         analysis = reporting.renew(store, study, settings)
-    warnings: list[str] = []
-    with Tracker(store, settings, warnings.append) as tracker:
+    with Tracker(store, settings, warn=lambda _: None, else_offline=False) as tracker:
         count = tracker.finish(analysis)
     if tracker.trouble:
-        raise ResourceError("\n".join(warnings))
+        raise ResourceError(
+            f"{tracker.trouble}. {counted(count, 'run')} logged; the same command logs the others. wandb=offline "
+            f"writes them to {store.path / 'wandb'}, for `wandb sync`"
+        )
     print(f"{counted(count, 'run')} logged {settings.wandb}; what was there already stays as it is")
     return 0

@@ -155,8 +155,19 @@ def _fit_with_zeros(fit: Callable[[Tensor, Tensor], Params], Z_NK: Tensor, y_N: 
 
     depth = depth_of_zeros(Z_NK, y_N)
     if depth is None:
-        return fit(Z_NK, y_N, **more)
-    return {**fit(raised(Z_NK, depth), y_N, **more), ZERO: Z_NK.new_tensor(depth).double()}
+        return _tensors(fit(Z_NK, y_N, **more))
+    return {**_tensors(fit(raised(Z_NK, depth), y_N, **more)), ZERO: Z_NK.new_tensor(depth).double()}
+
+
+def _tensors(params: object) -> Params:
+    """What a fit gave; raises TypeError where that is not a dict of tensors."""
+    import torch
+
+    if not isinstance(params, dict):
+        raise TypeError(f"it gave {type(params).__name__}, not a dict of tensors")
+    if others := [name for name, value in params.items() if not isinstance(value, torch.Tensor)]:
+        raise TypeError(f"its {others[0]!r} is of type {type(params[others[0]]).__name__}, not a tensor")
+    return params
 
 
 def _apply_with_zeros(apply: Callable[[Params, Tensor], Tensor], params: Params, Z_NK: Tensor) -> Tensor:

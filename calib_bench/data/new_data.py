@@ -30,6 +30,8 @@ from calib_bench.data.tensors import DeviceCache, TensorSplit
 from calib_bench.errors import DataError
 from calib_bench.system.files import near
 
+OTHER_SCALE = 4.0
+"""How many times as large, or as small, as those of training inputs are noted as of another scale."""
 WORDS = {"vector": "numbers", "tokens": "texts", "image": "images"}
 """What inputs of each kind are called."""
 
@@ -44,6 +46,7 @@ class NewData:
         ids: [N], what the data calls its rows; None where nothing does.
         digest: SHA-256 of its content.
         source: where it is, for people.
+        note: what to know of its inputs; "" where nothing is odd.
     """
 
     split: Split
@@ -51,6 +54,7 @@ class NewData:
     ids: np.ndarray | None
     digest: str
     source: str
+    note: str = ""
 
 
 def read_new(source: Path, name: str, splits: Splits, task: str, hub: Hub | None) -> NewData:
@@ -187,7 +191,20 @@ def _from_npz(source: Path, reader: Reader) -> NewData:
     _check_finite(x_N, source)
     labels_N = _labels(source, arrays, reader, len(x_N))
     split = TensorSplit(DeviceCache(x_N.to(base.dtype)), torch.arange(len(x_N)), labels_N, normalize=test.normalize)
-    return NewData(split, "labels" in arrays, arrays.get("ids"), f"sha256:{sha256_of(source)}", str(source))
+    digest, note = f"sha256:{sha256_of(source)}", _of_other_scale(x_N, base)
+    return NewData(split, "labels" in arrays, arrays.get("ids"), digest, str(source), note)
+
+
+def _of_other_scale(x_N: torch.Tensor, base_N: torch.Tensor) -> str:
+    """A note where inputs are much larger or smaller than the task's, by their root mean squares; else ""."""
+    few_N = base_N[:1000].float()
+    size, usual = (float(x.float().square().mean().sqrt()) for x in (x_N, few_N))
+    if max(size, usual) <= OTHER_SCALE * min(size, usual):
+        return ""
+    return (
+        f"the size of inputs (root mean square) is {size:.3g}, and that of the task's is {usual:.3g}, from "
+        f"{float(few_N.min()):.3g} to {float(few_N.max()):.3g}: they may be of another scale"
+    )
 
 
 def _check_finite(x_N: torch.Tensor, source: Path) -> None:

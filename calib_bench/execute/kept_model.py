@@ -37,6 +37,7 @@ class Prediction:
         ids: [N], what the data calls its rows; None where nothing does.
         class_names: K names.
         digests: SHA-256 of the data and of the weights, and the trial's key.
+        note: what to know of new inputs; "" where nothing is odd.
     """
 
     Z_NK: Tensor
@@ -44,6 +45,7 @@ class Prediction:
     ids: np.ndarray | None
     class_names: tuple[str, ...]
     digests: Mapping[str, str]
+    note: str
 
 
 def with_weights(store: Store, trial: Trial) -> Trial:
@@ -83,12 +85,13 @@ def predicted(store: Store, execution: Execution, trial: Trial, data: Path | Non
     splits = _splits(store, execution, trial)
     labels: np.ndarray | None = None
     ids: np.ndarray | None = None
+    note = ""
     if data is None:
         examples, digest = _own(splits, split), splits.digest
         labels = store.labels(trial)[split].numpy()
     else:
         new = read_new(data, split, splits, trial.task, registry.task(trial.task).source)
-        examples, digest, ids = new.split, new.digest, new.ids
+        examples, digest, ids, note = new.split, new.digest, new.ids, new.note
         labels = new.split.labels.numpy() if new.labelled else None
     device = pick(execution.device)
     model = initial_model(_bare(trial), splits, device, registry.objectives())
@@ -96,7 +99,7 @@ def predicted(store: Store, execution: Execution, trial: Trial, data: Path | Non
     z_NK = predict(model, trial, splits, examples, device)
     (weights_digest,) = store.digests(trial, "weights").values()
     digests = {"trial": trial.key, "data_digest": digest, "weights_digest": f"sha256:{weights_digest}"}
-    return Prediction(trial.beta * z_NK.cpu().double(), labels, ids, splits.class_names, digests)
+    return Prediction(trial.beta * z_NK.cpu().double(), labels, ids, splits.class_names, digests, note)
 
 
 def _bare(trial: Trial) -> Trial:

@@ -8,6 +8,7 @@ With gang=N a trial that trains alone is a gang of N processes instead, which ar
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -33,6 +34,9 @@ from calib_bench.system.object_store import url_of
 
 PORT = 6379
 """Of a cluster's head, where an address names none: Ray's default."""
+
+ANSWER = 10.0
+"""Seconds in which a cluster's head must answer."""
 
 PATIENCE = 300.0
 """Seconds that a run whose nodes were lost waits for others to join, before it gives up."""
@@ -71,15 +75,17 @@ def connect(execution: Execution) -> None:
             ray.init(address="auto", **options)
             return
         except ConnectionError:
-            pass  # none runs here
+            print("note: no Ray cluster runs here: one is started, of this machine alone", flush=True)
     cores = local.worker_count(execution, "cpu") * execution.threads
     ray.init(address="local", num_cpus=cores, include_dashboard=False, **options)
 
 
 def _join(address: str, options: dict[str, Any]) -> None:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER).close()  # Ray itself would try for minutes
         ray.init(address=address, **options)
-    except (ConnectionError, ValueError, RuntimeError, exceptions.RayError) as error:
+    except (OSError, ValueError, RuntimeError, exceptions.RayError) as error:
         raise ResourceError(
             f"no Ray cluster answers at {address} ({str(error).splitlines()[0]}): start one with `ray start --head` "
             f"there, or give ray_address=local"

@@ -271,7 +271,7 @@ def _resolve(name: str) -> tuple[str, Model, re.Match[str]]:
     if not matches:
         raise SettingsError(
             f"unknown model {name!r} (the numbers in a name are widths and may be changed; a model of timm is written "
-            f"timm/NAME, one of transformers hf/NAME); {nearest(name, {*examples(), *ALIASES})}"
+            f"timm/NAME, one of transformers hf/NAME); {nearest(name, examples(), ALIASES)}"
         )
     if len(matches) > 1:
         files = " and ".join(family for family, _, _ in matches)

@@ -41,10 +41,13 @@ class Tracker:
         store: with its study written.
         settings: wandb (mode), wandb_runs, wandb_wait.
         warn: called with what went wrong, once.
+        else_offline: whether it goes on offline where it cannot log online; else it stops.
     """
 
-    def __init__(self, store: Store, settings: Settings, warn: Callable[[str], None]) -> None:
-        self.store, self.settings, self.warn = store, settings, warn
+    def __init__(
+        self, store: Store, settings: Settings, warn: Callable[[str], None], else_offline: bool = True
+    ) -> None:
+        self.store, self.settings, self.warn, self.else_offline = store, settings, warn, else_offline
         self.mode: str = settings.wandb
         self.process: BaseProcess | None = None
         self.words: Connection | None = None
@@ -116,16 +119,17 @@ class Tracker:
                 self._failed(why)
 
     def _failed(self, why: str) -> None:
-        """Turn offline when online; else leave it."""
+        """Turn offline when online, unless told otherwise; else leave it."""
         with self.lock:
             self._kill()
-            if self.mode != "online":
+            if self.mode == "online":
+                why = LACKING if NO_KEY in why else f"Weights & Biases cannot be reached ({why})"
+            if self.mode != "online" or not self.else_offline:
                 self._give_up(why)
                 return
             self.mode, self.trouble = "offline", why
-            trouble = LACKING if NO_KEY in why else f"Weights & Biases cannot be reached ({why})"
             self.warn(
-                f"{trouble}. Logging goes on offline, in {self.store.path / 'wandb'}; "
+                f"{why}. Logging goes on offline, in {self.store.path / 'wandb'}; "
                 f"later:\n  python -m calib_bench sync {self.store.path}"
             )
             self._start()

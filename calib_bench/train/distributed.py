@@ -10,6 +10,7 @@ import os
 import sys
 import time
 import uuid
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
@@ -288,4 +289,6 @@ def parallel(model: nn.Module, device: torch.device, synchronised: bool = True) 
     if synchronised:
         synchronise(model)
     ids = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)  # its new name is not in torch 2.8
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)

@@ -289,6 +289,10 @@ def test_an_objective_and_a_calibrator(mine: Path, capsys: pytest.CaptureFixture
     listed = capsys.readouterr().out
     assert "objective: Shrunk (guo2017)" in listed
     assert "calibrator: Prior only (guo2017)" in listed
+    assert main(["list", "calibrators", f"plugins={mine}"]) == 0
+    listed = capsys.readouterr().out
+    assert "calibrator: Prior only (guo2017)" in listed
+    assert "objective" not in listed
     folder = planned_and_run(
         mine, "model=mlp_8", "beta=1", "lr=0.1", "objective=cross_entropy,shrunk", "calibrator=prior"
     )

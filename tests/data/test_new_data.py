@@ -158,3 +158,13 @@ def test_new_texts_and_images_are_read_like_ones_own(tmp_path: Path) -> None:
         assert (new.labelled, len(new.split)) == ((True, 120) if labelled else (False, 30))
     with pytest.raises(DataError, match="is no folder of images"):
         read_new(tmp_path / "t.tsv", "test", splits, "folder", None)
+
+
+def test_arrays_of_another_scale_are_noted(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,label", *ROWS]))
+    splits = own_splits(tmp_path / "t.csv")
+    cells = np.array([row.split(",")[:2] for row in ROWS], dtype=float)
+    for factor, noted in ((1, False), (2, False), (100, True)):
+        np.savez(tmp_path / "new.npz", inputs=factor * cells)
+        note = read_new(tmp_path / "new.npz", "test", splits, "folder", None).note
+        assert ("they may be of another scale" in note) == noted

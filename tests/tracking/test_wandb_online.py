@@ -110,7 +110,14 @@ def test_sync_without_a_server_says_so(
     assert len(read(store.path)) >= 5
     folders = len(read(store.path))
     assert main(["sync", str(store.path)]) == 2
-    assert "refused" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "cannot be reached" in error
+    assert "refused" in error
+    monkeypatch.delenv("WANDB_API_KEY")
+    assert main(["sync", str(store.path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: there is no API key for Weights & Biases: give one with `wandb login`")
+    assert "0 runs logged; the same command logs the others. wandb=offline" in error
     assert len(read(store.path)) == folders
     assert main(["sync", str(store.path), "beta=1"]) == 2
     assert "sync has no option 'beta'" in capsys.readouterr().err

@@ -186,7 +186,7 @@ def learning_rates(analysis: Analysis) -> Figure | None:
     at the end of its curve may not be the best.
     """
     frame = rows_of(analysis, "rates", "score")
-    if not len(frame) or frame["rate"].nunique() < 2:
+    if len(set(frame.get("rate", ()))) < 2:
         return None
     objectives = list(dict.fromkeys(frame["objective"]))
     figure, axes = family_grid(frame, len(objectives), 3.1, sharey="row")

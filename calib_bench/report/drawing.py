@@ -19,7 +19,7 @@ WIDTH = 10.0
 """Inches."""
 ALONE = 0.6
 """Share of the width that one panel takes by itself."""
-UNTUNED = "rate not tuned"
+UNTUNED = "rate not tuned, or at an edge"
 CROSS: dict[str, Any] = {"color": "k", "marker": "x", "linestyle": "none"}
 
 
@@ -69,7 +69,7 @@ def draw_line(axis: Axes, rows: pd.DataFrame, column: str, dodge: float, **look:
 
 
 def mark_untuned(axis: Axes, x: pd.Series, y: pd.Series) -> None:
-    """Crosses over points whose rate was not tuned, which `figure_legend` names."""
+    """Crosses over points whose rate was not tuned or lies at the edge of its grid, which `figure_legend` names."""
     axis.plot(x, y, markersize=7, label=UNTUNED, **CROSS)
 
 

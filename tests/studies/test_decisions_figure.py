@@ -62,7 +62,7 @@ def test_every_family_has_its_panels_and_untuned_rates_are_marked() -> None:
     figure = drawn(frame)
     assert len(figure.axes) == 2 * len(decisions.PANELS)
     assert [axis.get_title("left") for axis in figure.axes if axis.get_title("left")] == ["mlp_8", "mlp_16"]
-    assert figure.legends[0].get_texts()[-1].get_text() == "rate not tuned"
+    assert figure.legends[0].get_texts()[-1].get_text() == "rate not tuned, or at an edge"
     assert len(drawn(frame[frame["beta"] != 1]).axes) == len(figure.axes)
 
 

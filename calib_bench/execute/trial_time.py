@@ -14,6 +14,7 @@ from calib_bench.core.trial import Trial
 from calib_bench.data.text import TextSplit
 from calib_bench.models import flops as operations
 from calib_bench.system.random import stream
+from calib_bench.train import distributed
 from calib_bench.train.train import train
 
 FEW, MORE = 2, 10
@@ -59,13 +60,18 @@ def _update_seconds(plain: Trial, splits: Splits, device: str) -> float | None:
         spec = replace(spec, shape=(round(float(splits.train.lengths.double().mean())),))
     flops = plain.copies * operations.flops_per_example(plain.model, spec, splits.classes)
     by_operations = operations.estimate_seconds(flops, 1, batch, device, plain.precision)
-    if by_operations is None or by_operations > WORTH or device != "cpu" or not isinstance(splits.train, TextSplit):
+    if by_operations is None or by_operations > WORTH or not _can_be_timed(splits, device):
         return by_operations
     try:
         _, few, more = (_run_seconds(plain, splits, batch * updates) for updates in (FEW, FEW, MORE))
     except Exception:  # whatever a plug-in raises: its trials will say so
         return by_operations
     return max((more - few) / (MORE - FEW), by_operations)
+
+
+def _can_be_timed(splits: Splits, device: str) -> bool:
+    """Texts, on this processor; under torchrun a process that trained alone would wait for the others for ever."""
+    return isinstance(splits.train, TextSplit) and device == "cpu" and distributed.world() == 1
 
 
 def _run_seconds(plain: Trial, splits: Splits, examples: int) -> float:

@@ -9,6 +9,7 @@ import pytest
 from calib_bench.core.splits import InputSpec, Splits
 from calib_bench.execute import trial_time
 from calib_bench.models import flops
+from calib_bench.train import distributed
 from tests.baselines.test_identities import words
 from tests.train.test_train import digits, trial
 
@@ -56,6 +57,13 @@ def test_small_models_of_texts_are_timed_once_for_all_that_take_alike(monkeypatc
     expected = 7.0 * (2 * 40 + 120 / 3)
     assert trial_time.seconds([*alike, other], words(), "cpu") == pytest.approx([expected] * 5)
     assert runs == [(name, 20 * n) for name in (alike[0].optimizer, "adam") for n in (2, 2, 10)]
+
+
+def test_under_torchrun_nothing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial_time, "WORTH", float("inf"))
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(trial_time, "_run_seconds", lambda *_: pytest.fail("a run of one process alone"))
+    assert trial_time.seconds([trial(model="gru_6", batch=20)], words(), "cpu") != [None]
 
 
 def test_a_short_run_is_one_and_leaves_the_data_alone() -> None:

@@ -220,7 +220,7 @@ def test_a_model_without_a_linear_end_is_an_error():
     [
         ("wrn_15_4", "'wrn_10_4' or 'wrn_16_4'"),
         ("wrn_4_4_nonorm", "wrn_10_4_nonorm"),
-        ("mpl", "'mlp'"),
+        ("mpl", "'mlp_128_128'"),
         ("mlp_0", "mlp"),
         ("mlp_128_", "'mlp_128_128'"),
         ("cnn_x", "cnn"),

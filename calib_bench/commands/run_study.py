@@ -225,7 +225,7 @@ def check_and_estimate(
     notes = _notes(coming, splits, settings, fetch)
     for note in notes:
         console.print(f"note: {note}", markup=False)
-    seconds = [value for value in trial_time.seconds(coming, splits, device) if value is not None]
+    seconds = [value for value in trial_time.seconds(coming, splits, device, settings.threads) if value is not None]
     trials = f"{counted(len(coming), 'trial')} to run in all rounds"
     more = "; more are added where a best rate is at the edge of its grid" if _rates_may_grow(settings.grid) else ""
     if len(seconds) < len(coming):

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 from calib_bench.core.settings import Execution
 from calib_bench.errors import ResourceError
 from calib_bench.execute import fork_server, local, worker
+from calib_bench.system.device import as_in_worker
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -113,21 +114,11 @@ class _Pool:
     @contextmanager
     def alike(self) -> Iterator[None]:
         """Threads and denormals here as in a worker: the other cores are others', and no bit says who did a job."""
-        import torch
-        from threadpoolctl import threadpool_limits
-
         if local.worker_count(self.execution, "cpu") < 2:
             yield
             return
-        threads, flushed = torch.get_num_threads(), not (torch.full((), 2.0**-1060, dtype=torch.float64) * 1).item()
-        torch.set_num_threads(self.execution.threads)
-        torch.set_flush_denormal(True)
-        try:
-            with threadpool_limits(self.execution.threads, "blas"):
-                yield
-        finally:
-            torch.set_num_threads(threads)
-            torch.set_flush_denormal(flushed)
+        with as_in_worker(self.execution.threads):
+            yield
 
     def map(self, function: Callable[[Item], Result], items: list[Item], memory: int) -> Iterator[Result]:
         count = self._count(memory)

@@ -13,7 +13,8 @@ from calib_bench.core.splits import SPLITS, Split, Splits
 from calib_bench.core.trial import Trial
 from calib_bench.data.text import TextSplit
 from calib_bench.models import flops as operations
-from calib_bench.system.random import stream
+from calib_bench.system.device import as_in_worker
+from calib_bench.system.random import seeded, stream
 from calib_bench.train import distributed
 from calib_bench.train.train import train
 
@@ -27,11 +28,14 @@ PLAIN = {"epochs": 1, "warmup": 0.0, "lr_unit": "lr", "lr": 1e-3, "limit": None,
 """What an update's time does not depend on, as a short run has it."""
 
 
-def seconds(trials: Sequence[Trial], splits: Splits, device: str) -> list[float | None]:
+def seconds(trials: Sequence[Trial], splits: Splits, device: str, threads: int = 1) -> list[float | None]:
     """Estimated time of each trial on a device; None where it is not known.
 
     Texts are counted as long as they are on average. On a CPU, where the operations of an update on them take little
     time, a few updates are timed, once for all trials alike: reading and adding then take longer than multiplying.
+
+    Args:
+        threads: of a worker.
 
     Raises:
         SettingsError: a model does not take the task's inputs.
@@ -41,9 +45,10 @@ def seconds(trials: Sequence[Trial], splits: Splits, device: str) -> list[float 
     for trial in trials:
         plain = trial.model_copy(update=PLAIN)
         if plain not in timed:
-            timed[plain] = _update_seconds(plain, splits, device)
-        one = timed[plain]
-        estimates.append(None if one is None else one * _updates(trial, splits))
+            with seeded("timed"), as_in_worker(threads):
+                timed[plain] = _update_seconds(plain, splits, device)
+        update = timed[plain]
+        estimates.append(None if update is None else update * _updates(trial, splits))
     return estimates
 
 

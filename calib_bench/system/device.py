@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from calib_bench.errors import SettingsError
@@ -38,3 +40,20 @@ def pick(name: str) -> torch.device:
             f"device={name} is not on this machine, which has {count} of type {device.type}: give device=auto"
         )
     return device
+
+
+@contextmanager
+def as_in_worker(threads: int) -> Iterator[None]:
+    """Torch and BLAS as in a worker process: its threads, denormals flushed; set back when the block ends."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before, flushed = torch.get_num_threads(), not (torch.full((), 2.0**-1060, dtype=torch.float64) * 1).item()
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    try:
+        with threadpool_limits(threads, "blas"):
+            yield
+    finally:
+        torch.set_num_threads(before)
+        torch.set_flush_denormal(flushed)

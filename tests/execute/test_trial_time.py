@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from calib_bench.core.splits import InputSpec, Splits
 from calib_bench.execute import trial_time
@@ -72,6 +73,15 @@ def test_a_short_run_is_one_and_leaves_the_data_alone() -> None:
     plain = trial(model="gru_6", epochs=2, batch=20).model_copy(update=trial_time.PLAIN)
     assert trial_time._run_seconds(plain, splits, 40) > 0
     assert splits.train.labels.equal(before)
+
+
+def test_the_process_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial_time, "WORTH", float("inf"))
+    torch.set_flush_denormal(False)
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    trial_time.seconds([trial(model="gru_6", batch=20)], words(), "cpu", threads + 1)
+    assert (torch.full((), 2.0**-1060, dtype=torch.float64) * 1).item() > 0
+    assert (torch.get_num_threads(), torch.get_rng_state().tolist()) == (threads, state.tolist())
 
 
 def test_where_a_model_fails_its_operations_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,14 @@
 
 A training failed when its loss is not finite, or ends at `GUESS` or more of the entropy of the training labels: the
 loss of the best constant prediction, log K nats where K classes are equally frequent. Networks whose units have died,
-or saturate however large their weights grow, end there with finite logits.
+or saturate however large their weights grow, end there with finite logits; `is_dead` tells them from networks that are
+only over- or underconfident.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,17 +47,26 @@ def trained(trial: Trial) -> bool:
     return trial.epochs > 0
 
 
-def end_loss(selection: Mapping[str, float], train_loss: float | None) -> float:
-    """The loss at which a training ended, in nats.
+def is_dead(
+    selection: Mapping[str, float], train_loss: Callable[[], float | None], entropy: float, classes: int
+) -> bool:
+    """Whether a training ended, with finite logits, no better than guessing.
 
-    That of the selection split after temperature scaling; before it, where the training loss is as high. A network that
-    fits its training examples and is overconfident about others has not failed, however large its raw loss; one that
-    is saturated, and wrong with large logits about both, has.
+    It did where the selection loss after temperature scaling is as high as that: such a network ranks nothing. It also
+    did where it is saturated: the raw loss is above log K, that of equal probabilities, and the training loss no better
+    than guessing, so that it is wrong with large logits about both. A network that fits its training examples and is
+    overconfident about others has not failed, however large its raw loss. Nor has one that is only underconfident: the
+    loss is convex in the scale of the logits, is log K at scale 0, and so at most log K below its best scale.
 
     Args:
         selection: "log_loss" and "repaired_log_loss" at the end of training; without the second the first counts.
-        train_loss: mean cross-entropy over the last epoch; None where it was not measured, or was another objective.
+        train_loss: gives the mean cross-entropy over the last epoch; None where it was not measured, or was another
+            objective. Asked for only where it decides.
+        entropy: of the training labels, in nats.
+        classes: K.
     """
     raw = selection["log_loss"]
-    repaired = selection.get("repaired_log_loss", raw)
-    return repaired if train_loss is None else max(repaired, min(raw, train_loss))
+    if failed(selection.get("repaired_log_loss", raw), entropy):
+        return True
+    loss = train_loss() if raw > math.log(classes) else None
+    return loss is not None and failed(loss, entropy)

@@ -263,10 +263,8 @@ class Store:
         entropy = numbers.get("label_entropy")
         entropy = self.splits.label_entropy(trial) if entropy is None else entropy
         if not fate.failed(numbers["log_loss"], entropy):
-            return False
-        if fate.failed(fate.end_loss(numbers, None), entropy):
-            return True  # whatever the training loss was: reading that costs more than all the rest
-        return fate.failed(fate.end_loss(numbers, self._train_loss(trial)), entropy)
+            return False  # as nearly all trials: their splits need not be read
+        return fate.is_dead(numbers, lambda: self._train_loss(trial), entropy, int(self.split_info(trial)["classes"]))
 
     def _train_loss(self, trial: Trial) -> float | None:
         """Mean cross-entropy over the last epoch; None where another objective was trained or none was measured."""

@@ -49,14 +49,15 @@ def test_label_entropy_is_the_loss_of_the_best_constant_prediction(counts: list[
         (3.0, 0.6, None, False),
         (1.386, 1.386, 0.7, True),  # died in its last epoch, whose mean loss is still low
         (0.5, 0.5, 1.386, False),  # learned late
+        (1.38, 0.5, 1.37, False),  # underconfident: its logits are small, and right once repaired
         (math.nan, math.nan, math.nan, True),
     ],
 )
-def test_the_end_loss_tells_overconfidence_from_failure(
+def test_a_training_that_failed_is_told_from_one_with_the_wrong_confidence(
     raw: float, repaired: float, train: float | None, failed: bool
 ) -> None:
-    loss = fate.end_loss({"log_loss": raw, "repaired_log_loss": repaired}, train)
-    assert fate.failed(loss, math.log(CLASSES)) is failed
+    selection = {"log_loss": raw, "repaired_log_loss": repaired}
+    assert fate.is_dead(selection, lambda: train, math.log(CLASSES), CLASSES) is failed
 
 
 LOSSES = st.floats(0, 10) | st.sampled_from([math.nan, math.inf])
@@ -64,9 +65,21 @@ LOSSES = st.floats(0, 10) | st.sampled_from([math.nan, math.inf])
 
 @given(raw=LOSSES, repaired=LOSSES, train=LOSSES)
 def test_what_fails_once_repaired_fails_whatever_its_training_loss(raw: float, repaired: float, train: float) -> None:
-    numbers = {"log_loss": raw, "repaired_log_loss": repaired}
-    without = fate.failed(fate.end_loss(numbers, None), math.log(CLASSES))
-    assert fate.failed(fate.end_loss(numbers, train), math.log(CLASSES)) or not without
+    selection = {"log_loss": raw, "repaired_log_loss": repaired}
+    without = fate.is_dead(selection, lambda: None, math.log(CLASSES), CLASSES)
+    assert fate.is_dead(selection, lambda: train, math.log(CLASSES), CLASSES) or not without
+
+
+@given(kappa=st.floats(1, 1e6), seed=st.integers(0, 99), classes=st.sampled_from([2, 10]))
+def test_no_network_is_dead_for_too_little_confidence_alone(kappa: float, seed: int, classes: int) -> None:
+    """Logits that repair makes larger lose less than equal probabilities, also where classes are rare."""
+    generator = torch.Generator().manual_seed(seed)
+    y = (torch.rand(200, generator=generator) < 0.1).long()
+    z = torch.randn(200, classes, generator=generator, dtype=torch.float64) + 4 * F.one_hot(y, classes)
+    raw, repaired = F.cross_entropy(z / kappa, y).item(), F.cross_entropy(z, y).item()
+    entropy = fate.label_entropy(y, classes)
+    dead = fate.is_dead({"log_loss": raw, "repaired_log_loss": repaired}, lambda: raw, entropy, classes)
+    assert dead is (repaired >= fate.GUESS * entropy)
 
 
 @pytest.fixture

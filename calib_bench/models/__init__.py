@@ -216,10 +216,13 @@ def head_names(model: nn.Module) -> set[str]:
     return {name for name, parameter in model.named_parameters() if id(parameter) in head_ids}
 
 
-def replace_head(model: nn.Module, new: nn.Linear) -> None:
-    """Put another layer, a subclass of nn.Linear, in the place of the head."""
-    model = unwrap(model)
-    old = head(model)
+def replace_head(model: nn.Module, new: nn.Module) -> None:
+    """Put another layer in the place of the head."""
+    replace_layer(unwrap(model), head(model), new)
+
+
+def replace_layer(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put another layer in the place of one of a model's."""
     path = next(name for name, module in model.named_modules() if module is old)
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, new)
@@ -231,9 +234,13 @@ def paired(model: nn.Module, correlation: float) -> nn.Module:
     Raises:
         UserError: the model does not end in one linear layer, or that starts at zero.
     """
+    from torch import nn
+
     from calib_bench.models.pair import Pair
 
-    return Pair(model, head(model), correlation)
+    old = head(model)
+    replace_head(model, nn.Identity())
+    return Pair(model, old, correlation)
 
 
 def rescale_head(model: nn.Module, factor: float) -> None:

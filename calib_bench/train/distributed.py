@@ -243,6 +243,16 @@ class _Total(torch.autograd.Function):
         return total(grads[0].contiguous())
 
 
+def track(norm: nn.modules.batchnorm._BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    """Let the running moments of a batch norm, where it keeps any, take a batch's."""
+    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
+        return
+    norm.num_batches_tracked.add_(1)
+    weight = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), weight)
+    norm.running_var.lerp_(variance.to(norm.running_var.dtype), weight)
+
+
 class _Synchronised(nn.modules.batchnorm._BatchNorm):
     """Batch norm over the batches of all processes, on any backend; each must hold equally many examples."""
 
@@ -256,21 +266,13 @@ class _Synchronised(nn.modules.batchnorm._BatchNorm):
         mean = _Total.apply(h.sum(dims)) / count
         centred = h - mean.view(shape)
         variance = _Total.apply(centred.square().sum(dims)) / count
-        self._track(mean.detach(), variance.detach() * count / (count - 1))
+        track(self, mean.detach(), variance.detach() * count / (count - 1))
         h = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             h = h * self.weight.view(shape) + self.bias.view(shape)
         h = h.to(x.dtype)
         act, drop = getattr(self, "act", nn.Identity()), getattr(self, "drop", nn.Identity())
         return act(drop(h))  # timm's BatchNormAct2d has both
-
-    def _track(self, mean: Tensor, variance: Tensor) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked.add_(1)
-        weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, weight)
-        self.running_var.lerp_(variance, weight)
 
 
 def synchronise(model: nn.Module) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from calib_bench.analysis import beta_rate_plane
 from calib_bench.analysis.estimate import Estimate
@@ -25,12 +27,7 @@ from calib_bench.studies.homogeneity.nets import RANGE, Net
 from calib_bench.train.initialize import prepare
 from calib_bench.train.learning_rate import probe
 
-if TYPE_CHECKING:
-    import torch
-    from numpy.typing import NDArray
-    from torch import Tensor, nn
-
-    Array = NDArray[np.float64]
+Array = NDArray[np.float64]
 
 BEST, FAILURE = "best rate", "failure"
 EQUIVALENT, MISSED, SUGGESTIVE, INCONCLUSIVE = "equivalent", "established miss", "suggestive miss", "inconclusive"
@@ -42,8 +39,6 @@ AGREES = 1e-8
 
 def measure_degree(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> dict[str, Tensor]:
     """The Euler degree at initialization on a batch of training examples, float64 [1]."""
-    import torch
-
     x, _ = probe(splits, device)
     return {"degree": torch.tensor([euler_degree(model, prepare(x, trial.precision))], dtype=torch.float64)}
 

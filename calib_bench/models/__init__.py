@@ -44,11 +44,6 @@ def examples() -> dict[str, str]:
     }
 
 
-def names() -> tuple[str, ...]:
-    """Names to start from; widths and depths may be changed. Each has its line in `examples`."""
-    return tuple(examples())
-
-
 def _families() -> dict[str, Model]:
     """The models of the package and of plug-ins by the names of their files.
 
@@ -142,7 +137,7 @@ def build(name: str, spec: InputSpec, classes: int, pretrained: bool = False, we
     """A new model on the default device; its weights depend on torch's global seed alone.
 
     Args:
-        name: as in `names`, a short name of `ALIASES`, "timm/NAME", or that of a plug-in.
+        name: as in `examples`, a short name of `ALIASES`, "timm/NAME", or that of a plug-in.
         spec: what the model must accept. A model is called with one argument: x [B, *shape], or for tokens the pair
             (tokens [B, L] int64 right-padded, lengths [B] int64).
         classes: number of classes K; the model returns logits z [B, K].

@@ -189,7 +189,7 @@ def test_loss_is_float32_for_half_precision_logits() -> None:
 
 
 @given(
-    schedule=st.sampled_from(fusion.schedules()),
+    schedule=st.sampled_from(fusion.SCHEDULES),
     epochs=st.integers(1, 12),
     per_epoch=st.integers(1, 7),
     warmup=st.integers(0, 10),

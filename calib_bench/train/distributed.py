@@ -47,14 +47,7 @@ def start(kind: str) -> torch.device:
         apart = _apart(store, rank, size)
     except dist.DistError as error:
         raise ResourceError(f"the other processes were not met within {JOINING}: {error}") from None
-    options: dict[str, Any] = {"store": apart, "rank": rank, "world_size": size, "timeout": PATIENCE}
-    if kind == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device, **options)
-        return device
-    dist.init_process_group("gloo", **options)
-    return torch.device(kind)
+    return _begin(kind, int(os.environ.get("LOCAL_RANK", "0")), store=apart, rank=rank, world_size=size)
 
 
 def _apart(store: dist.Store, rank: int, size: int, patience: timedelta = JOINING) -> dist.PrefixStore:
@@ -108,13 +101,17 @@ def join(kind: str, rank: int, world: int, store: dist.TCPStore, address: str) -
     """
     if name := _interface(address):
         os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = name
-    device = torch.device("cuda", 0) if kind == "cuda" else torch.device(kind)
-    options: dict[str, Any] = {"store": store, "rank": rank, "world_size": world, "timeout": PATIENCE}
-    if kind == "cuda":
-        torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device, **options)
-    else:
-        dist.init_process_group("gloo", **options)
+    return _begin(kind, 0, store=store, rank=rank, world_size=world)
+
+
+def _begin(kind: str, number: int, **group: Any) -> torch.device:
+    """Begin a process group: nccl on the GPU of a number, gloo on another kind of device; returns the device."""
+    if kind != "cuda":
+        dist.init_process_group("gloo", timeout=PATIENCE, **group)
+        return torch.device(kind)
+    device = torch.device("cuda", number)
+    torch.cuda.set_device(device)
+    dist.init_process_group("nccl", timeout=PATIENCE, device_id=device, **group)
     return device
 
 

@@ -352,11 +352,11 @@ def test_folds_judge_what_they_did_not_fit() -> None:
         name: Calibrator(fit, apply, keeps_argmax=False, reference="", title="")
         for name, fit, apply in (("memory", memorize, recall), ("prior", prior, count))
     }
-    found = refinement.cross_validated(Z, y, calibrators)
+    found = refinement.cross_validated(Z[None], y[None], calibrators)[0]
     assert found["memory"]["log_loss"] == pytest.approx(math.log(3))
     assert sorted(judged) == list(range(0, 60, 3))
     assert found["prior"]["log_loss"] > math.log(3) - 0.01
-    assert found == refinement.cross_validated(Z, y, calibrators)
+    assert [found] == refinement.cross_validated(Z[None], y[None], calibrators)
 
 
 @pytest.mark.parametrize("N", [60, 63])
@@ -366,10 +366,10 @@ def test_sets_are_cross_validated_together_as_alone(N: int) -> None:
     Z = 2 * torch.randn(4, N, 3, generator=g, dtype=torch.float64)
     y = torch.multinomial(Z.softmax(-1).flatten(0, 1), 1, generator=g).view(4, N)
     calibrators = registry.calibrators(refinement.FAMILIES)
-    found = refinement.cross_validated_stack(Z, y, calibrators)
-    alone = [refinement.cross_validated(*one, calibrators) for one in zip(Z, y, strict=True)]
+    found = refinement.cross_validated(Z, y, calibrators)
+    alone = [refinement.cross_validated(z[None], y_N[None], calibrators)[0] for z, y_N in zip(Z, y, strict=True)]
     slow = {name: replace(own, fit_stack=None) for name, own in calibrators.items()}
-    for many, one, plain in zip(found, alone, refinement.cross_validated_stack(Z, y, slow), strict=True):
+    for many, one, plain in zip(found, alone, refinement.cross_validated(Z, y, slow), strict=True):
         for name in refinement.FAMILIES:
             assert many[name] == pytest.approx(plain[name], abs=1e-9)
             assert one[name] == pytest.approx(plain[name], abs=1e-9)

@@ -67,7 +67,7 @@ def run(one: Trial, **options: Any) -> TrialResult:
     return train_single(one, digits(one.model), device=CPU, objectives=OBJECTIVES, probe=probe, **options)
 
 
-def same(a: TrialResult, b: history.TrialResult) -> bool:
+def same(a: TrialResult, b: TrialResult) -> bool:
     """Bit-equal logits and history, seconds aside."""
     columns = [name for name in history.COLUMNS if name != "seconds"]
     return all(torch.equal(a.logits[name], b.logits[name]) for name in a.logits) and all(

@@ -20,7 +20,7 @@ export NO_MKDOCS_2_WARNING := 1
 NUMERIC := $(addprefix tests/,$(addsuffix .py,baselines/test_contract baselines/test_linear baselines/test_univariate inference/test_coverage \
 	dynamics/test_curvature studies/test_early_learning baselines/test_identities inference/test_interval \
 	dynamics/test_tangent_kernel analysis/test_measure metrics/test_scores metrics/test_defects \
-	metrics/test_masks baselines/test_objectives analysis/test_best_beta models/test_pair \
+	metrics/test_masks baselines/test_objectives analysis/test_best_beta models/test_pair baselines/test_temperature \
 	analysis/test_beta_rate_plane dynamics/test_stationary evaluation/test_censored))
 
 run: $(VENV)/.run

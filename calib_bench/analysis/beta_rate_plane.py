@@ -8,7 +8,7 @@ best rate at each beta; the frontier the rate above which training fails. Both a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from calib_bench import registry
 from calib_bench.core.fate import GUESS
+from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import Score, Scores, Trial
 from calib_bench.inference.arrays import Array
@@ -44,6 +45,17 @@ def is_failed(grid: Grid) -> Callable[[float], bool]:
     """
     bound = GUESS * guess(grid)
     return lambda score: score.failed if isinstance(score, Score) else not score < bound
+
+
+def or_inf(score: float | None) -> float:
+    """A selection score; infinite where there is none."""
+    return math.inf if score is None else float(score)
+
+
+def log_unit(store: Results, trials: Iterable[Trial]) -> float:
+    """Log of the rate in its unit over the rate itself, of the first of some trials that is stored; NaN without one."""
+    stored = next((trial for trial in trials if store.has(trial)), None)
+    return math.nan if stored is None else math.log(stored.lr / store.record(stored).metadata["lr"])
 
 
 def parabola_minimum(x_R: ArrayLike, y_R: ArrayLike) -> tuple[Array, NDArray[np.bool_]]:

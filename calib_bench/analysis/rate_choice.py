@@ -9,10 +9,10 @@ results are reported (`tuning.cross_fitted`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +29,6 @@ from calib_bench.inference.arrays import Array
 from calib_bench.metrics import log_loss_n
 from calib_bench.metrics.scores import scores_n
 from calib_bench.planning.tuning import FEWEST_SEEDS, Arm
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 SCORES = ("log_loss", "brier", "correct")
 LOG_KAPPA = "log_kappa"

@@ -59,6 +59,14 @@ TRIALS_DOUBTFUL = f"doubtful: ECE rests on fewer than {FEWEST} wrong examples (f
 """What that of a table of trials says."""
 
 
+def row_of(intervals: Mapping[str, Interval]) -> Row:
+    """Intervals as the columns of one row, with what casts doubt on them."""
+    row: Row = {}
+    for name, interval in intervals.items():
+        row |= fields(name, interval)
+    return row | doubtful(intervals)
+
+
 def has_any(frame: pd.DataFrame, column: str) -> bool:
     """Whether any row of the frame has a value in the column."""
     return column in frame and bool(frame[column].notna().any())

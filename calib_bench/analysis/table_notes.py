@@ -28,12 +28,6 @@ def display_columns(frame: pd.DataFrame, grid: Grid) -> pd.DataFrame:
     return out if grid.limit is None else out.assign(limit=grid.limit)
 
 
-def table_note(grid: Grid, *parts: str) -> str:
-    """A table's note, its parts as sentences; the note of a smoke run says so first."""
-    sentences = [f"{part}. " for part in parts if part]
-    return (smoke_note(grid) + "".join(sentences)).rstrip()
-
-
 def smoke_note(grid: Grid) -> str:
     """The sentence that begins the note of a smoke run's table, with a space; empty of any other run."""
     return "" if grid.limit is None else f"SMOKE RUN, limit={grid.limit}, not a result. "

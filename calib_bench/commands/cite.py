@@ -6,17 +6,14 @@ import re
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from calib_bench import registry
 from calib_bench.commands.command import PLUGINS, RUN, Command
 from calib_bench.commands.stored_run import evaluation, open_run
 from calib_bench.core.metric_references import REFERENCES
+from calib_bench.core.settings import Settings
 from calib_bench.core.trial import parse_objective
 from calib_bench.models.references import references
-
-if TYPE_CHECKING:
-    from calib_bench.core.settings import Settings
 
 BIB = Path(__file__).parents[1] / "references.bib"
 OWN = "agarwala2023temperature"

@@ -6,17 +6,14 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 
 from calib_bench.commands.table import MAIN
+from calib_bench.core.study import Analysis, Table
 from calib_bench.execute.progress import Display
 from calib_bench.report.tables import rich_table
-
-if TYPE_CHECKING:
-    from calib_bench.core.study import Analysis, Table
 
 
 def open_console(stderr: bool = False) -> Console:

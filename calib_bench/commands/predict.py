@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from calib_bench.commands.command import PLUGINS, Command, Option, setting
 from calib_bench.commands.stored_run import stored_trial
-
-if TYPE_CHECKING:
-    from calib_bench.core.trial import Trial
+from calib_bench.core.trial import Trial
 
 NOTES = """\
 TRIAL is runs/STUDY:KEY, a chosen trial of a run with keep=weights. New data are an .npz file with an array `inputs`

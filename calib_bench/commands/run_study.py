@@ -7,14 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from calib_bench import models, registry
 from calib_bench.commands.console import open_console, print_results, status, warn
 from calib_bench.core.settings import Execution, Grid, Settings, UserSettings
-from calib_bench.core.trial import HF
+from calib_bench.core.splits import Splits
+from calib_bench.core.study import Analysis, Study
+from calib_bench.core.trial import HF, Trial
 from calib_bench.errors import DataError, SettingsError, UserError, counted
 from calib_bench.execute import data_parallel, local, trial_time, worker
 from calib_bench.execute.progress import Display
@@ -29,11 +31,6 @@ from calib_bench.system import shutdown
 from calib_bench.tracking import analysis_export
 from calib_bench.tracking.tracker import Tracker
 from calib_bench.train import distributed
-
-if TYPE_CHECKING:
-    from calib_bench.core.splits import Splits
-    from calib_bench.core.study import Analysis, Study
-    from calib_bench.core.trial import Trial
 
 ASK_ABOVE_HOURS = 24.0
 """Device hours above which a run on a terminal asks before it starts."""

@@ -7,25 +7,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from calib_bench import registry
 from calib_bench.analysis import arms as each
 from calib_bench.analysis.measure import PER_EXAMPLE, measure_arm, own_tests
 from calib_bench.analysis.scores import LOW, RAW, REPAIRED, SeedScores, difference
 from calib_bench.analysis.ties import tied
+from calib_bench.core.settings import Grid
+from calib_bench.core.trial import Trial
 from calib_bench.errors import StoreError, UserError
 from calib_bench.inference import Interval
 from calib_bench.planning import tuning
 from calib_bench.report.reuse import code_digest
+from calib_bench.store.store import Store
 from calib_bench.system import files
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from calib_bench.core.settings import Grid
-    from calib_bench.core.trial import Trial
-    from calib_bench.store.store import Store
 
 KEYS = ("model", "variant", "beta", "objective")
 COST = "fit_seconds"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -11,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from calib_bench.core.splits import Split, Splits
-from calib_bench.data.tensors import TensorSplit
+from calib_bench.core.splits import SPLITS, Splits
+from calib_bench.data.tensors import with_labels
 from calib_bench.errors import SettingsError
 
 MOSTLY = 0.9
@@ -214,16 +212,6 @@ def _relabelled(splits: Splits, index_K: tuple[int, ...], head: Head) -> Splits:
         f"; {len(index_K)} of them occur" if len(index_K) < count else ""
     )
     made = hashlib.sha256(f"{splits.preparation}{index_K}{count}".encode()).hexdigest()
-    changed: dict[str, Any] = {
-        name: _with(splits[name], to[splits[name].labels]) for name in ("train", "selection", "calibration", "test")
-    }
+    changed: dict[str, Any] = {name: with_labels(splits[name], to[splits[name].labels]) for name in ("train", *SPLITS)}
     notes = {**splits.notes, "head": note}
     return replace(splits, **changed, classes=count, class_names=tuple(names), notes=notes, preparation=made)
-
-
-def _with(split: Split, labels_N: Tensor) -> Split:
-    if isinstance(split, TensorSplit):
-        return replace(split, labels=labels_N)
-    changed = copy.copy(split)
-    changed.labels = labels_N
-    return changed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from calib_bench.core.splits import Splits
 from calib_bench.core.trial import Trial
-from calib_bench.data.tensors import TensorSplit
+from calib_bench.data.tensors import TensorSplit, with_labels
 from calib_bench.errors import SettingsError
 from calib_bench.system.random import stream
 
@@ -23,12 +22,7 @@ def training(splits: Splits, trial: Trial) -> Splits:
     """
     train = splits.train
     if trial.label_noise:
-        labels = noisy(train.labels, trial.label_noise, splits.classes, trial.split)
-        if isinstance(train, TensorSplit):
-            train = replace(train, labels=labels)
-        else:
-            train = copy.copy(train)
-            train.labels = labels
+        train = with_labels(train, noisy(train.labels, trial.label_noise, splits.classes, trial.split))
     if trial.sampling == "independent":
         if not isinstance(train, TensorSplit):
             raise SettingsError(

@@ -125,6 +125,6 @@ def _later(name: str, *declared: Any, **options: Any) -> Load:
     def load(request: Request) -> Splits:
         from calib_bench.data import loading
 
-        return getattr(loading, name)(*declared, **options)(request)
+        return getattr(loading, name)(request, *declared, **options)
 
     return load

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
 
 from calib_bench.core.splits import Columns, InputSpec, Request, Splits
 from calib_bench.core.task import Hub, SplitSizes
@@ -31,63 +36,48 @@ from calib_bench.data.text import (
 )
 from calib_bench.errors import DataError
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    Load = Callable[[Request], Splits]
-    Read = Callable[[Request], tuple[np.ndarray, np.ndarray]]
+Read = Callable[[Request], tuple[np.ndarray, np.ndarray]]
 
 
 SAMPLED = 16
 """Images of a streamed split that are looked at beforehand."""
 
 
-def arrays(read: Read, sizes: SplitSizes, *, classes: int, source: str, names: Sequence[str] = ()) -> Load:
+def arrays(
+    request: Request, read: Read, sizes: SplitSizes, *, classes: int, source: str, names: Sequence[str]
+) -> Splits:
     """What `loaders.arrays` declares."""
-
-    def load(request: Request) -> Splits:
-        import hashlib
-
-        import numpy as np
-        import torch
-
-        x, y = (np.ascontiguousarray(array) for array in read(request))
-        check_labels("all", y, classes)
-        rows = _rows(request, sizes, len(y), None)
-        splits = tensor_splits({"train": torch.from_numpy(x)}, {"train": torch.from_numpy(y.astype(np.int64))}, rows)
-        spec = InputSpec("vector" if x.ndim == 2 else "image", tuple(x.shape[1:]))
-        digest = hashlib.sha256(x.tobytes() + y.astype(np.int64).tobytes()).hexdigest()
-        class_names = tuple(names) or tuple(str(k) for k in range(classes))
-        notes = note({"train": digests(x)}, rows)
-        return _splits(request, splits, spec, class_names, source, f"sha256:{digest}", notes, ())
-
-    return load
+    x, y = (np.ascontiguousarray(array) for array in read(request))
+    check_labels("all", y, classes)
+    rows = _rows(request, sizes, len(y), None)
+    splits = tensor_splits({"train": torch.from_numpy(x)}, {"train": torch.from_numpy(y.astype(np.int64))}, rows)
+    spec = InputSpec("vector" if x.ndim == 2 else "image", tuple(x.shape[1:]))
+    digest = hashlib.sha256(x.tobytes() + y.astype(np.int64).tobytes()).hexdigest()
+    class_names = tuple(names) or tuple(str(k) for k in range(classes))
+    notes = note({"train": digests(x)}, rows)
+    return _splits(request, splits, spec, class_names, source, f"sha256:{digest}", notes, ())
 
 
 def images(
+    request: Request,
     source: Hub,
     sizes: SplitSizes,
     *,
     classes: int,
     mean: Sequence[float],
     std: Sequence[float],
-    augment: tuple[Augment, ...] = (),
-    names: Sequence[str] = (),
-    mode: str = "RGB",
-) -> Load:
+    augment: tuple[Augment, ...],
+    names: Sequence[str],
+    mode: str,
+) -> Splits:
     """What `loaders.images` declares."""
-
-    def load(request: Request) -> Splits:
-        raw = open_source(request, source, classes, tuple(names))
-        return _images(request, raw, sizes, (tuple(mean), tuple(std)), augment, mode)
-
-    return load
+    raw = open_source(request, source, classes, tuple(names))
+    return _images(request, raw, sizes, (tuple(mean), tuple(std)), augment, mode)
 
 
 def _images(
     request: Request, raw: Raw, sizes: SplitSizes, normalize: Normalize, augment: tuple[Augment, ...], mode: str
 ) -> Splits:
-    import torch
 
     rows, pools = _partition(request, sizes, raw), raw.pools
     pixels = cached(request.task, ("pixels", 2, raw.digest, mode), lambda: _pixels(pools, mode))
@@ -108,26 +98,22 @@ def _images(
 
 
 def texts(
+    request: Request,
     source: Hub,
     sizes: SplitSizes,
     *,
     classes: int,
-    names: Sequence[str] = (),
-    vocabulary: int = 20_000,
-    length: int = 200,
-) -> Load:
+    names: Sequence[str],
+    vocabulary: int,
+    length: int,
+) -> Splits:
     """What `loaders.texts` declares."""
-
-    def load(request: Request) -> Splits:
-        return _texts(request, open_source(request, source, classes, tuple(names)), sizes, vocabulary, length)
-
-    return load
+    return _texts(request, open_source(request, source, classes, tuple(names)), sizes, vocabulary, length)
 
 
 def _texts(request: Request, raw: Raw, sizes: SplitSizes, vocabulary: int, length: int) -> Splits:
     """Texts as tokens: words of a vocabulary that training texts teach, or a pretrained model's own."""
     import tokenizers
-    import torch
 
     rows, pools = _partition(request, sizes, raw), raw.pools
     used = {name: index.tolist() for name, index in rows.items()}
@@ -169,7 +155,6 @@ def _tokens(
     length: int,
 ) -> dict[str, np.ndarray]:
     """The tokenizer's JSON and, by pool, digests of all texts and tokens of those that are used, see `text.encode`."""
-    import numpy as np
 
     strings = {pool: strings_of(part) for pool, part in pools.items()}
     learn = (words_of(strings["train"][row], length) for row in used["train"])
@@ -196,14 +181,10 @@ def _cut(model: str, length: int, splits: Mapping[str, TextSplit], made: Mapping
     }
 
 
-def streams(source: Hub, sizes: SplitSizes, *, classes: int) -> Load:
+def streams(request: Request, source: Hub, sizes: SplitSizes, *, classes: int) -> Splits:
     """What `loaders.streams` declares."""
-
-    def load(request: Request) -> Splits:
-        raw = open_source(request, source, classes, subset=True)
-        return _streams(request, raw, sizes if raw.fraction == 1 else scaled(sizes, raw.fraction))
-
-    return load
+    raw = open_source(request, source, classes, subset=True)
+    return _streams(request, raw, sizes if raw.fraction == 1 else scaled(sizes, raw.fraction))
 
 
 def _streams(request: Request, raw: Raw, sizes: SplitSizes) -> Splits:
@@ -231,12 +212,8 @@ def _streams(request: Request, raw: Raw, sizes: SplitSizes) -> Splits:
     return _from_raw(request, raw, splits, InputSpec("image", (3, preprocess.size, preprocess.size)), greys.names())
 
 
-def from_columns() -> Load:
+def from_columns(request: Request) -> Splits:
     """What `loaders.from_columns` declares."""
-    return _own
-
-
-def _own(request: Request) -> Splits:
     data = open_own(request)
     splits = _of_kind(request, data)
     return replace(splits, columns=splits.columns or Columns(data.columns, request.label or LABEL))
@@ -255,8 +232,6 @@ def _of_kind(request: Request, data: OwnData) -> Splits:
 
 def _numbers(request: Request, data: OwnData) -> Splits:
     """Columns of numbers, each less its mean in the training split and over its deviation there."""
-    import numpy as np
-    import torch
 
     raw, pools = data.raw, data.raw.pools
     rows = _partition(request, data.sizes, raw)
@@ -298,7 +273,6 @@ def _splits(
     notes: dict[str, str],
     prepared: tuple[object, ...],
 ) -> Splits:
-    import hashlib
 
     if request.limit is not None:
         notes = {**notes, "limit": f"at most {request.limit:,} examples of each split"}
@@ -319,7 +293,6 @@ def _splits(
 
 def _pixels(pools: Mapping[str, Part], mode: str) -> dict[str, np.ndarray]:
     """uint8 [N, C, H, W] of each pool; as "greys" "", then `Greys.names` of its images of more than 8 bits."""
-    import numpy as np
 
     greys = Greys(tuple(pools.values()))
     pixels = {pool: decoded(part, mode, greys) for pool, part in pools.items()}
@@ -328,9 +301,6 @@ def _pixels(pools: Mapping[str, Part], mode: str) -> dict[str, np.ndarray]:
 
 def _sampled(raw: Raw) -> Greys:
     """What is white in the images, settled before workers share it where one of a few has more than 8 bits."""
-    import contextlib
-
-    import numpy as np
 
     greys = Greys((raw.train, raw.test))
     for part in (raw.train, raw.test):
@@ -342,7 +312,6 @@ def _sampled(raw: Raw) -> Greys:
 
 def decoded(part: Part, mode: str, greys: Greys) -> np.ndarray:
     """uint8 [N, C, H, W] of a part's images, which must be of one size."""
-    import numpy as np
 
     out: np.ndarray | None = None
     for row, payload in enumerate(part.inputs()):

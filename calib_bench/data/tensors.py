@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
+from calib_bench.core.splits import Split
 from calib_bench.data.augment import Augment
 from calib_bench.system.random import stream
 
@@ -186,3 +188,12 @@ def tensor_splits(
         maps = augment if name == "train" else ()
         splits[name] = TensorSplit(bases[pool], index, labels[pool][index], maps, normalize)
     return splits
+
+
+def with_labels(split: Split, labels_N: Tensor) -> Split:
+    """The split with other labels, int64 [N]."""
+    if isinstance(split, TensorSplit):
+        return replace(split, labels=labels_N)
+    changed = copy.copy(split)
+    changed.labels = labels_N
+    return changed

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from calib_bench import inference
 from calib_bench.analysis.findings import Finding, established
-from calib_bench.analysis.result_rows import TWO_KINDS, Row, adjusted, limits, marks_note
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, adjusted, limits, marks_note, row_of
 from calib_bench.analysis.scores import MEANS, RAW
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.study import Analysis, Table
 from calib_bench.evaluation.findings import FEW, MAIN, NAMES, UNITS, doubts_of, stem
 from calib_bench.evaluation.models import Model, calibrated, collapsed_models
 from calib_bench.evaluation.refusals import Refusal
-from calib_bench.evaluation.scored import CONTRASTED, Scored, row_of, score_fits, summary
+from calib_bench.evaluation.scored import CONTRASTED, Scored, score_fits, summary
 from calib_bench.metrics.binned import BINS
 
 Array = NDArray[np.float64]

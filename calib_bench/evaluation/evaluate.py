@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from calib_bench.analysis.fitting import CalibratorError, too_large
-from calib_bench.analysis.result_rows import TWO_KINDS, Row, adjusted
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, adjusted, row_of
 from calib_bench.analysis.scores import RAW, REPAIRED
 from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.core.study import Analysis, StudyResult
@@ -20,7 +20,7 @@ from calib_bench.evaluation import curves
 from calib_bench.evaluation.by_slice import BySlice
 from calib_bench.evaluation.findings import tables, verdict, warnings
 from calib_bench.evaluation.models import Model, check_folds, collapsed_models, have_own_tests
-from calib_bench.evaluation.scored import Scored, contrast, decision_contrasts, row_of, score, summary
+from calib_bench.evaluation.scored import Scored, contrast, decision_contrasts, score, summary
 from calib_bench.metrics.binned import BINS
 
 Top = tuple[Sequence[NDArray[np.float64]], Sequence[NDArray[np.float64]]]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from calib_bench.analysis.findings import Finding, established
 from calib_bench.analysis.format import ALPHA, number
-from calib_bench.analysis.result_rows import cell, marks_note
+from calib_bench.analysis.result_rows import cell, has_any, marks_note
 from calib_bench.analysis.scores import SETS
 from calib_bench.core.study import Table
 from calib_bench.evaluation.models import Model, collapsed_models, shared_rows
@@ -172,7 +172,7 @@ def _fits(frame: pd.DataFrame, context: Context) -> str:
     methods = [name for name in frame["method"] if name != "raw"]
     if not methods:
         return ""
-    if context["folds"] or "temperature_scaling" not in methods or not any_number(frame, "kappa_low"):
+    if context["folds"] or "temperature_scaling" not in methods or not has_any(frame, "kappa_low"):
         return UNCOUNTED
     return COUNTED + (OTHER_FITS if len(methods) > 1 else "")
 
@@ -285,11 +285,6 @@ def _zeros(model: Model) -> list[str]:
     step = f"{steps.min():.2g}" if steps.min() == steps.max() else " and ".join(f"{s:.2g}" for s in steps)
     why = HARD if model.zeros.resolution.form == "hard" else BEST_SHARE
     return [ZEROS.format(name=model.test.name, share=share, step=step, why=why)]
-
-
-def any_number(frame: pd.DataFrame, column: str) -> bool:
-    """Whether the frame has the column, with a number in any row."""
-    return column in frame and bool(frame[column].notna().any())
 
 
 def has_number(row: Row, column: str) -> bool:

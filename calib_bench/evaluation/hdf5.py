@@ -61,11 +61,9 @@ def _groups(path: Path, changed: int) -> tuple[str, ...]:
     Args:
         changed: when the file was changed, for the cache.
     """
-    names: list[str] = []
-    library = h5py()
     try:
-        with library.File(path) as file:
-            file.visititems(lambda name, node: names.append(name) if isinstance(node, library.Dataset) else None)
+        with h5py().File(path) as file:
+            names = _datasets(file)
     except UNREADABLE as error:
         raise unreadable(path, error) from None
     members: dict[str, list[str]] = {}
@@ -75,6 +73,13 @@ def _groups(path: Path, changed: int) -> tuple[str, ...]:
     if not holding:
         raise Refusal.NO_GROUPS.of(path, names=listed(names[:6]) or "nothing")
     return tuple(holding)
+
+
+def _datasets(node: Any) -> list[str]:
+    """Names of all arrays below a node of an open file."""
+    names: list[str] = []
+    node.visititems(lambda name, one: names.append(name) if isinstance(one, h5py().Dataset) else None)
+    return names
 
 
 def _group(name: str) -> str:
@@ -131,10 +136,7 @@ def read_group(path: Path, group: str) -> tuple[str, Mapping[str, Array]]:
             raise unreadable(path, error, f"the array {name!r}") from None
 
     with h5py().File(path) as file:
-        inside: list[str] = []
-        library = h5py()
-        node = file[group or "/"]
-        node.visititems(lambda name, one: inside.append(name) if isinstance(one, library.Dataset) else None)
+        inside = _datasets(file[group or "/"])
     return group, LazyArrays([name for name in inside if _group(f"{group}/{name}".strip("/")) == group], member)
 
 

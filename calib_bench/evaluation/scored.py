@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 
 from calib_bench import inference
 from calib_bench.analysis.estimate import Estimate
-from calib_bench.analysis.result_rows import Row, doubtful, fields
+from calib_bench.analysis.result_rows import Row, doubtful, row_of
 from calib_bench.analysis.scores import MEANS, REPAIRED, SETS, SeedScores, difference, split_measured
 from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_slopes
 from calib_bench.core.baseline import Calibrator, Params
@@ -285,14 +285,6 @@ def _has_fits(scored: Scored, metric: str) -> bool:
 def contrast(scored: Scored, other: Scored, nested: bool) -> Row:
     """Paired difference of the two on the main metrics, with interval and p-value; ECE by bootstrap, unless nested."""
     return row_of(contrasts(scored, other, nested))
-
-
-def row_of(intervals: Mapping[str, inference.Interval]) -> Row:
-    """Intervals as a row of a table, with what casts doubt on them."""
-    row: Row = {}
-    for name, interval in intervals.items():
-        row |= fields(name, interval)
-    return row | doubtful(intervals)
 
 
 def contrasts(scored: Scored, other: Scored, nested: bool, apart: bool = False) -> dict[str, inference.Interval]:

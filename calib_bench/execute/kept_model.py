@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
 from calib_bench import registry
 from calib_bench.core.settings import Execution
@@ -22,9 +22,6 @@ from calib_bench.store.store import Store
 from calib_bench.system.device import pick
 from calib_bench.train.initialize import initial_model
 from calib_bench.train.predict import predict
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from calib_bench.inference.arrays import Array, SeedRows
+from calib_bench.inference.arrays import Array, SeedRows, seed_pairs
 from calib_bench.inference.bootstrap import basic, weights
 from calib_bench.inference.interval import Interval, crossed_interval, no_interval
 from calib_bench.inference.scores import with_doubt, within
@@ -251,9 +251,7 @@ def ece_interval(
 
 def _top(confidence_SN: Any, correct_SN: Any, bins: int, adaptive: bool = False) -> list[Binned]:
     find = equal_mass if adaptive else equal_width
-    rows = [
-        (np.asarray(c, np.float64), np.asarray(h, np.float64)) for c, h in zip(confidence_SN, correct_SN, strict=True)
-    ]
+    rows = seed_pairs(confidence_SN, correct_SN)
     return [Binned(c - h, find(torch.tensor(c), bins).numpy()) for c, h in rows]
 
 

@@ -5,22 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
+from calib_bench.inference.arrays import Array, SeedRows, seed_pairs
 from calib_bench.inference.bootstrap import weights
 from calib_bench.inference.interval import Interval, crossed_interval, no_interval
+from calib_bench.inference.ranking import by_confidence
 from calib_bench.inference.resampled import Resampled, percentile, seed_weights
 from calib_bench.inference.scores import with_doubt, within
 from calib_bench.metrics.decisions import COVERAGE, RISK, SLACK
-from calib_bench.metrics.scores import TIE
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    Array = NDArray[np.float64]
-    Rows = ArrayLike | Sequence[ArrayLike]
 
 DECISIONS = ("auroc", "augrc", "coverage_at_5_risk", "risk_at_80_coverage")
 SCALES = {"augrc": "log", "risk_at_80_coverage": "log"}
@@ -46,17 +42,8 @@ class _Ranking(NamedTuple):
 
 
 def _ranking(confidence_N: ArrayLike, correct_N: ArrayLike) -> _Ranking:
-    confidence, error = np.asarray(confidence_N, np.float64), 1.0 - np.asarray(correct_N, np.float64)
-    n = len(confidence)
-    order = np.argsort(-confidence, kind="stable")
-    ranked, wrong = confidence[order], error[order]
-    first = np.flatnonzero(np.append(True, ranked[:-1] - ranked[1:] > TIE * ranked[:-1]))
-    size = np.diff(np.append(first, n))
-
-    def tied(values: Array) -> Array:
-        return np.repeat(np.add.reduceat(values, first) / size, size)
-
-    e = tied(wrong)
+    order, wrong, tied = by_confidence(confidence_N, correct_N)
+    n, e = len(order), tied(wrong)
     behind = n - np.arange(n, dtype=np.float64) - 0.5
     before, after = tied(e.cumsum() - e / 2) / n, tied(behind) / n
     return _Ranking(order, e, wrong, before, after)
@@ -113,7 +100,11 @@ def _risk(ranking: _Ranking, coverage: float = COVERAGE) -> Array:
 
 
 def decision_intervals(
-    confidence_SN: Rows, correct_SN: Rows, other: tuple[Rows, Rows] | None = None, *, nested: bool = False
+    confidence_SN: SeedRows,
+    correct_SN: SeedRows,
+    other: tuple[SeedRows, SeedRows] | None = None,
+    *,
+    nested: bool = False,
 ) -> dict[str, Interval]:
     """Intervals of the means over seeds of DECISIONS, or of their differences from another arm's, paired.
 
@@ -124,7 +115,7 @@ def decision_intervals(
         confidence_SN, correct_SN: confidences and whether the top label was right, [S, N]; with `nested` also S rows.
         other: (confidence, correct) of the arm to subtract, same seeds and examples.
     """
-    arms = [_pairs(confidence_SN, correct_SN), *([_pairs(*other)] if other is not None else [])]
+    arms = [seed_pairs(confidence_SN, correct_SN), *([seed_pairs(*other)] if other is not None else [])]
     values = [[decision_n(*pair) for pair in seeds] for seeds in arms]
     intervals = {}
     for name in DECISIONS:
@@ -143,12 +134,6 @@ def _smooth_interval(name: str, values: Sequence[Sequence[dict[str, Array]]], ne
     if len(values) == 1:
         return crossed_interval(rows, nested=nested, scale=SCALES.get(name, "identity"))
     return crossed_interval([a - b[name] for a, b in zip(rows, values[1], strict=True)], nested=nested)
-
-
-def _pairs(confidence_SN: Any, correct_SN: Any) -> list[tuple[Array, Array]]:
-    return [
-        (np.asarray(c, np.float64), np.asarray(h, np.float64)) for c, h in zip(confidence_SN, correct_SN, strict=True)
-    ]
 
 
 def _coverage_interval(arms: Sequence[Sequence[tuple[Array, Array]]], nested: bool) -> Interval:

@@ -44,11 +44,6 @@ def examples() -> dict[str, str]:
     }
 
 
-def names() -> tuple[str, ...]:
-    """Names to start from; widths and depths may be changed. Each has its line in `examples`."""
-    return tuple(examples())
-
-
 def _families() -> dict[str, Model]:
     """The models of the package and of plug-ins by the names of their files.
 
@@ -142,7 +137,7 @@ def build(name: str, spec: InputSpec, classes: int, pretrained: bool = False, we
     """A new model on the default device; its weights depend on torch's global seed alone.
 
     Args:
-        name: as in `names`, a short name of `ALIASES`, "timm/NAME", or that of a plug-in.
+        name: as in `examples`, a short name of `ALIASES`, "timm/NAME", or that of a plug-in.
         spec: what the model must accept. A model is called with one argument: x [B, *shape], or for tokens the pair
             (tokens [B, L] int64 right-padded, lengths [B] int64).
         classes: number of classes K; the model returns logits z [B, K].
@@ -216,10 +211,13 @@ def head_names(model: nn.Module) -> set[str]:
     return {name for name, parameter in model.named_parameters() if id(parameter) in head_ids}
 
 
-def replace_head(model: nn.Module, new: nn.Linear) -> None:
-    """Put another layer, a subclass of nn.Linear, in the place of the head."""
-    model = unwrap(model)
-    old = head(model)
+def replace_head(model: nn.Module, new: nn.Module) -> None:
+    """Put another layer in the place of the head."""
+    replace_layer(unwrap(model), head(model), new)
+
+
+def replace_layer(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put another layer in the place of one of a model's."""
     path = next(name for name, module in model.named_modules() if module is old)
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, new)
@@ -231,9 +229,13 @@ def paired(model: nn.Module, correlation: float) -> nn.Module:
     Raises:
         UserError: the model does not end in one linear layer, or that starts at zero.
     """
+    from torch import nn
+
     from calib_bench.models.pair import Pair
 
-    return Pair(model, head(model), correlation)
+    old = head(model)
+    replace_head(model, nn.Identity())
+    return Pair(model, old, correlation)
 
 
 def rescale_head(model: nn.Module, factor: float) -> None:

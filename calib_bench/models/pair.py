@@ -40,8 +40,8 @@ class Pair(nn.Module):
     def __init__(self, model: nn.Module, head: nn.Linear, correlation: float) -> None:
         """
         Args:
-            model: a model at its initialization, on any device, ending in `head`; it becomes the first copy.
-            head: its head.
+            model: the body of a model at its initialization, on any device; it becomes the first copy.
+            head: the model's head.
             correlation: c in [-1, 1].
 
         Raises:
@@ -58,9 +58,6 @@ class Pair(nn.Module):
             2 * head.in_features, head.out_features, head.bias is not None, head.weight.device, head.weight.dtype
         )
         _draw(self.head, head, scale, correlation)
-        path = next(name for name, module in model.named_modules() if module is head)
-        parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, nn.Identity())
         self.first, self.second = model, copy.deepcopy(model)
 
     def forward(self, x: Tensor | tuple[Tensor, Tensor]) -> Tensor:

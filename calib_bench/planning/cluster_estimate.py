@@ -6,23 +6,20 @@ import heapq
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 import torch
 
 from calib_bench import models, registry
+from calib_bench.core.settings import Settings
 from calib_bench.core.splits import InputSpec
+from calib_bench.core.study import Study
+from calib_bench.core.task import Task
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError, counted
 from calib_bench.models import flops as cost
 from calib_bench.planning import plan as planning
+from calib_bench.store.store import Store
 from calib_bench.train.history import row_epochs
-
-if TYPE_CHECKING:
-    from calib_bench.core.settings import Settings
-    from calib_bench.core.study import Study
-    from calib_bench.core.task import Task
-    from calib_bench.store.store import Store
 
 DEVICE = "H200"
 PEAK = {"bf16": 989e12, "fp32": 67e12, "fp64": 67e12}

@@ -64,9 +64,14 @@ class Search:
     cost: int
 
     @property
+    def full_length(self) -> list[Tried]:
+        """The configurations that were trained for their full length, by every tuning seed."""
+        return [t for t in self.tried if t.finished and not t.failed and math.isfinite(t.scores[-1])]
+
+    @property
     def best(self) -> Tried | None:
         """The full-length configuration with the lowest score, of a search that is over; None if all failed."""
-        full = [t for t in self.tried if t.finished and not t.failed and math.isfinite(t.scores[-1])]
+        full = self.full_length
         return None if self.wanted or not full else min(full, key=lambda t: (t.scores[-1], t.trial.lr))
 
 
@@ -92,7 +97,7 @@ def search(
         seeded: a configuration's trials, one a tuning seed; its score is their mean.
         scores: what is known.
     """
-    study = _study(template)
+    study = _study()
     tried: list[Tried] = []
     wanted: list[Trial] = []
     seen: list[list[float]] = [[] for _ in lengths(template)]
@@ -125,7 +130,7 @@ def shortened(trial: Trial, epochs: int) -> Trial:
     return trial.model_copy(update={"epochs": epochs, "warmup": trial.warmup * epochs / max(1, trial.epochs)})
 
 
-def _study(template: Trial) -> optuna.Study:
+def _study() -> optuna.Study:
     try:
         import optuna
     except ImportError:

@@ -256,10 +256,8 @@ def _replace_head(
     model: nn.Module, optimizer: torch.optim.Optimizer, head: nn.Linear, make: Any, strength: float
 ) -> None:
     """Puts an objective's layer in the place of the head, and its parameters in the place of the head's."""
-    path = next(name for name, module in model.named_modules() if module is head)
-    parent, _, name = path.rpartition(".")
     new = make(head, strength)
-    setattr(model.get_submodule(parent), name, new)
+    models.replace_layer(model, head, new)
     old = {id(parameter) for parameter in head.parameters()}
     group = next(group for group in optimizer.param_groups if any(id(p) in old for p in group["params"]))
     group["params"] = [parameter for parameter in group["params"] if id(parameter) not in old] + [*new.parameters()]

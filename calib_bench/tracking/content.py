@@ -6,23 +6,20 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from calib_bench import registry
 from calib_bench.analysis.measure import measure_arm
 from calib_bench.analysis.scores import REPAIRED
+from calib_bench.core.settings import Question, Settings
+from calib_bench.core.study import Study
+from calib_bench.core.trial import Trial
 from calib_bench.planning import plan as planning
 from calib_bench.planning import tuning
 from calib_bench.store.places import Member
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from calib_bench.core.settings import Question, Settings
-    from calib_bench.core.study import Study
-    from calib_bench.core.trial import Trial
-    from calib_bench.store.store import Store
-
+from calib_bench.store.store import Store
 
 TIMES = frozenset({"fit_seconds"})
 """Measured anew whenever a trial is: logging it twice would not give the same."""
@@ -62,8 +59,6 @@ def history(store: Store, trials: Sequence[Trial]) -> list[dict[str, Any]]:
 
 def histories(store: Store, trials: Sequence[Trial]) -> pd.DataFrame:
     """The histories of trials below one another, after columns that name each."""
-    import pandas as pd
-
     frames = []
     for trial in trials:
         frame = store.history(trial).rename(columns={"lr": "rate"}).reset_index(drop=True)

@@ -16,12 +16,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from calib_bench import registry
 from calib_bench.core.settings import Logging
+from calib_bench.core.trial import Trial
 from calib_bench.errors import StoreError
 from calib_bench.execute import fork_server
 from calib_bench.planning import plan as planning
@@ -31,9 +32,6 @@ from calib_bench.tracking import analysis_export, content
 from calib_bench.tracking.client import Ledger, Session, agent, turn
 from calib_bench.tracking.runs import Logger
 from calib_bench.tracking.scratch import Scratch
-
-if TYPE_CHECKING:
-    from calib_bench.core.trial import Trial
 
 PAUSE = 2.0
 """Seconds between looks at the store."""

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from calib_bench.core.fate import FAILED
 from calib_bench.planning import tuning
 from calib_bench.system import files
@@ -19,7 +21,6 @@ from calib_bench.tracking.client import Ledger, Session, digest, mark, once, pag
 from calib_bench.tracking.tables import parts, table
 
 if TYPE_CHECKING:
-    import pandas as pd
     import wandb
 
     from calib_bench.core.settings import Settings
@@ -80,7 +81,7 @@ class Logger:
             run.define_metric("epoch")
             for name in sorted(columns - {"epoch"}):
                 run.define_metric(name, step_metric="epoch")
-            tables = self._tables({k: v for name, frame in frames.items() for k, v in parts(name, frame).items()})
+            tables = self._tables(frames)
             once(run, [*history, tables] if tables else history)
             if artifact := self._logits(trials):
                 run.log_artifact(artifact)
@@ -97,15 +98,13 @@ class Logger:
     def tuning(self, trials: Iterable[Trial]) -> None:
         """All trials, those of rates that were not chosen too, as rows, and their histories, in one run; it makes the
         artifact of those that lie in archives."""
-        import pandas as pd
-
         stored = [trial for trial in trials if self.store.has(trial)]
         run_id = self._page("tuning")
         checksum = digest([trial.key for trial in stored])
         if not stored or self.ledger.has(run_id, checksum):
             return
         rows = pd.DataFrame([content.row(self.store, trial, self.settings.select) for trial in stored])
-        tables = {**parts("trials", rows), **parts("histories", content.histories(self.store, stored))}
+        tables = {"trials": rows, "histories": content.histories(self.store, stored)}
 
         def body(run: wandb.Run) -> None:
             page(run, self._tables(tables), checksum)
@@ -130,7 +129,7 @@ class Logger:
                 use(run, artifact)
             frames = {name: _arms_first(frame, used) for name, frame in analysis.frames.items()}
             if frames:
-                page(run, self._tables({k: v for n, f in frames.items() for k, v in parts(n, f).items()}), checksum)
+                page(run, self._tables(frames), checksum)
             run.log_artifact(self._calibration(analysis))
             measurements = analysis.frames.get("measurements")
             methods = [] if measurements is None else sorted(set(measurements["method"]))
@@ -150,7 +149,7 @@ class Logger:
 
         def body(run: wandb.Run) -> None:
             use(run, self._calibration(analysis))
-            frames = {f"tables/{k}": v for n, f in analysis.tables.items() for k, v in parts(n, f).items()}
+            frames = {f"tables/{name}": frame for name, frame in analysis.tables.items()}
             logged = self._tables(frames) | {
                 f"figures/{name}": wandb.Image(str(path), caption=name.replace("_", " "))
                 for name, path in analysis.figures.items()
@@ -198,11 +197,12 @@ class Logger:
     # plumbing
 
     def _tables(self, frames: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-        """wandb's tables, with a sign of life after each."""
+        """wandb's tables, a long frame as several, with a sign of life after each."""
         made: dict[str, Any] = {}
-        for name, frame in frames.items():
-            made[name] = table(frame, self.session.locate)
-            self.on_progress("")
+        for title, frame in frames.items():
+            for name, part in parts(title, frame).items():
+                made[name] = table(part, self.session.locate)
+                self.on_progress("")
         return made
 
     def _artifact(

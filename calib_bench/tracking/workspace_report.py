@@ -10,9 +10,11 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from calib_bench.analysis.format import title
+from calib_bench.core.settings import Question, Settings
+from calib_bench.core.study import Analysis, Study, Table
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.errors import ResourceError, SettingsError
 from calib_bench.report import figures
@@ -20,10 +22,6 @@ from calib_bench.report.table_view import TableView
 from calib_bench.report.tables import markdown_rows
 from calib_bench.system import files
 from calib_bench.tracking import names
-
-if TYPE_CHECKING:
-    from calib_bench.core.settings import Question, Settings
-    from calib_bench.core.study import Analysis, Study, Table
 
 ROWS = 40
 """Rows of a table that the report shows; W&B has them all in the analysis run."""

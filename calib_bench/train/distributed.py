@@ -47,14 +47,7 @@ def start(kind: str) -> torch.device:
         apart = _apart(store, rank, size)
     except dist.DistError as error:
         raise ResourceError(f"the other processes were not met within {JOINING}: {error}") from None
-    options: dict[str, Any] = {"store": apart, "rank": rank, "world_size": size, "timeout": PATIENCE}
-    if kind == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device, **options)
-        return device
-    dist.init_process_group("gloo", **options)
-    return torch.device(kind)
+    return _begin(kind, int(os.environ.get("LOCAL_RANK", "0")), store=apart, rank=rank, world_size=size)
 
 
 def _apart(store: dist.Store, rank: int, size: int, patience: timedelta = JOINING) -> dist.PrefixStore:
@@ -108,13 +101,17 @@ def join(kind: str, rank: int, world: int, store: dist.TCPStore, address: str) -
     """
     if name := _interface(address):
         os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = name
-    device = torch.device("cuda", 0) if kind == "cuda" else torch.device(kind)
-    options: dict[str, Any] = {"store": store, "rank": rank, "world_size": world, "timeout": PATIENCE}
-    if kind == "cuda":
-        torch.cuda.set_device(device)
-        dist.init_process_group("nccl", device_id=device, **options)
-    else:
-        dist.init_process_group("gloo", **options)
+    return _begin(kind, 0, store=store, rank=rank, world_size=world)
+
+
+def _begin(kind: str, number: int, **group: Any) -> torch.device:
+    """Begin a process group: nccl on the GPU of a number, gloo on another kind of device; returns the device."""
+    if kind != "cuda":
+        dist.init_process_group("gloo", timeout=PATIENCE, **group)
+        return torch.device(kind)
+    device = torch.device("cuda", number)
+    torch.cuda.set_device(device)
+    dist.init_process_group("nccl", timeout=PATIENCE, device_id=device, **group)
     return device
 
 
@@ -243,6 +240,16 @@ class _Total(torch.autograd.Function):
         return total(grads[0].contiguous())
 
 
+def track(norm: nn.modules.batchnorm._BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    """Let the running moments of a batch norm, where it keeps any, take a batch's."""
+    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
+        return
+    norm.num_batches_tracked.add_(1)
+    weight = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), weight)
+    norm.running_var.lerp_(variance.to(norm.running_var.dtype), weight)
+
+
 class _Synchronised(nn.modules.batchnorm._BatchNorm):
     """Batch norm over the batches of all processes, on any backend; each must hold equally many examples."""
 
@@ -256,21 +263,13 @@ class _Synchronised(nn.modules.batchnorm._BatchNorm):
         mean = _Total.apply(h.sum(dims)) / count
         centred = h - mean.view(shape)
         variance = _Total.apply(centred.square().sum(dims)) / count
-        self._track(mean.detach(), variance.detach() * count / (count - 1))
+        track(self, mean.detach(), variance.detach() * count / (count - 1))
         h = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             h = h * self.weight.view(shape) + self.bias.view(shape)
         h = h.to(x.dtype)
         act, drop = getattr(self, "act", nn.Identity()), getattr(self, "drop", nn.Identity())
         return act(drop(h))  # timm's BatchNormAct2d has both
-
-    def _track(self, mean: Tensor, variance: Tensor) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked.add_(1)
-        weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, weight)
-        self.running_var.lerp_(variance, weight)
 
 
 def synchronise(model: nn.Module) -> None:

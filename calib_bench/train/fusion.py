@@ -10,22 +10,14 @@ from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError, nearest
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("constant", "cosine", "step", "linear")
+SCHEDULES = (
+    "constant", "cosine", "step", "linear", "timm/cosine", "timm/tanh", "timm/step", "timm/multistep", "timm/poly",
+)  # fmt: skip
+"""Learning-rate schedules, with those of timm that need no metric; parts_A_B... are more."""
 SMALL = ("mlp", "linear", "scalar")
 """Families of models that train faster as a stack on a CPU too."""
 CONVOLUTIONAL = ("cnn", "wrn")
 """Families of models that train faster as a stack on other devices only."""
-TIMM_SCHEDULES = ("cosine", "tanh", "step", "multistep", "poly")
-
-
-def optimizers() -> tuple[str, ...]:
-    """Names of the optimizers; "timm/NAME" is one too, for any optimizer of timm."""
-    return OPTIMIZERS
-
-
-def schedules() -> tuple[str, ...]:
-    """Names of the learning-rate schedules, with those of timm that need no metric; parts_A_B... are more."""
-    return SCHEDULES + tuple(f"timm/{name}" for name in TIMM_SCHEDULES)
 
 
 def check_optimizer(name: str) -> None:
@@ -45,8 +37,8 @@ def check_schedule(name: str) -> None:
     """Raises SettingsError unless `name` is a schedule."""
     if name.startswith("parts_"):
         part_factors(name)
-    elif name not in schedules():
-        raise SettingsError(f"unknown schedule {name!r}: {nearest(name, schedules())}")
+    elif name not in SCHEDULES:
+        raise SettingsError(f"unknown schedule {name!r}: {nearest(name, SCHEDULES)}")
 
 
 def part_factors(name: str) -> tuple[float, ...]:

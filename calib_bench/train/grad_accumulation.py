@@ -97,14 +97,4 @@ def track(norms: list[_Ghost]) -> None:
     moments = iter(averages.split([len(mean) for mean in means]))
     for norm in norms:
         norm.seen.clear()
-        _move(norm, next(moments), next(moments))
-
-
-def _move(norm: _Ghost, mean: Tensor, variance: Tensor) -> None:
-    """Let the running moments of a batch norm, where it keeps any, take a batch's."""
-    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
-        return
-    norm.num_batches_tracked.add_(1)
-    weight = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), weight)
-    norm.running_var.lerp_(variance.to(norm.running_var.dtype), weight)
+        distributed.track(norm, next(moments), next(moments))

@@ -151,11 +151,16 @@ def euler_degree_of(trial: Trial, splits: Splits, device: torch.device) -> Degre
     It depends on no seed, rate, beta, objective, correlation or factor on the head of the trial, and is measured once
     in a process.
     """
-    where = (trial.task, splits.digest, trial.split, trial.limit, trial.sampling, trial.precision, str(device))
-    net = (trial.model, trial.pretrained, trial.weights, trial.body_lr == 0)
-    if (*where, *net) not in _degrees:
-        _degrees[*where, *net] = _measured_degree(trial, splits, device)
-    return _degrees[*where, *net]
+    net = (*_net(trial, splits, device), trial.body_lr == 0)
+    if net not in _degrees:
+        _degrees[net] = _measured_degree(trial, splits, device)
+    return _degrees[net]
+
+
+def _net(trial: Trial, splits: Splits, device: torch.device) -> tuple[Hashable, ...]:
+    """What tells an untrained net with the data that it is measured on from others."""
+    data = (trial.task, splits.digest, trial.split, trial.limit, trial.sampling)
+    return (*data, trial.model, trial.pretrained, trial.weights, trial.precision, str(device))
 
 
 def _measured_degree(trial: Trial, splits: Splits, device: torch.device) -> DegreeOverSeeds:
@@ -195,20 +200,10 @@ def curvature(
     trial: Trial, model: nn.Module, splits: Splits, device: torch.device, objectives: Objectives = NO_OBJECTIVES
 ) -> tuple[float, bool]:
     """lambda_max(H0) of a trial whatever its rate's unit, and whether it converged; arguments as of `resolve`."""
-    start = (
-        trial.task,
-        splits.digest,
-        trial.split,
-        trial.limit,
-        trial.model,
-        trial.pretrained,
-        trial.weights,
-        trial.precision,
-    )
     beta = rate_beta(trial, objectives)
     scales = (trial.head_lr, trial.body_lr, trial.head_init, trial.init_scale)
     begins = (trial.seed, beta, *scales, trial.correlation, heads(trial, objectives))
-    point = (*start, *begins, trial.label_noise, trial.sampling, str(device))
+    point = (*_net(trial, splits, device), *begins, trial.label_noise)
     if point not in _curvatures:
         _curvatures[point] = _measure(trial, beta, model, splits, device)
     return _curvatures[point]

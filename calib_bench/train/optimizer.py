@@ -39,7 +39,7 @@ def factor(schedule: str, step: int, total_steps: int, steps_per_epoch: int, war
       the epochs, and at 1/2 and 3/4 of them.
 
     Args:
-        schedule: name, see `choices.schedules`.
+        schedule: name, see `fusion.SCHEDULES`.
         step: from 0; the update that is about to be made.
         total_steps: updates of the whole run.
         steps_per_epoch: updates of one epoch.

@@ -47,6 +47,7 @@ from calib_bench.tracking import content
 CLASSES = 4
 REFERENCE, SHARPER, WRONGER, SKEWED, CONSTANT = 1.0, 0.1, 10.0, 3.0, 0.3
 CALIBRATORS = ("temperature_scaling", "vector_scaling", "structured_matrix_scaling", "isotonic")
+REPAIR = registry.calibrators(("temperature_scaling",))
 
 
 def logits(beta: float, seed: int, split: str, u: Tensor, skew: Tensor) -> Tensor:
@@ -83,14 +84,13 @@ def planted(path: Path, betas: tuple[float, ...], seeds_: str = "0..3", test: in
     return store, settings
 
 
-class Planted:
-    """The planted store, its arms measured."""
+class Measured:
+    """A store and its arms measured, by beta."""
 
-    def __init__(self, path: Path) -> None:
-        self.store, self.settings = planted(path, (REFERENCE, SHARPER, WRONGER, SKEWED, CONSTANT))
-        self.calibrators = registry.calibrators(CALIBRATORS)
-        arms = tuning.arms(self.settings, self.store.scores(self.settings.select))
-        self.arms = {arm.trial.beta: measure_arm(self.store, arm, self.calibrators) for arm in arms}
+    def __init__(self, store: Store, settings: Settings, calibrators: dict[str, Calibrator]) -> None:
+        self.store, self.settings, self.calibrators = store, settings, calibrators
+        arms = tuning.arms(settings, store.scores(settings.select))
+        self.arms = {arm.trial.beta: measure_arm(store, arm, calibrators) for arm in arms}
 
     def name(self, beta: float) -> Row:
         return {"model": "m", "variant": None, "beta": beta, "objective": "cross_entropy", "tuning": "tuned"}
@@ -105,14 +105,15 @@ class Planted:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Planted:
-    return Planted(tmp_path_factory.mktemp("parts") / "run")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    store, settings = planted(tmp_path_factory.mktemp("parts") / "run", (REFERENCE, SHARPER, WRONGER, SKEWED, CONSTANT))
+    return Measured(store, settings, registry.calibrators(CALIBRATORS))
 
 
 # equal confidence
 
 
-def test_an_arm_of_other_confidence_alone_is_the_reference_at_equal_confidence(world: Planted) -> None:
+def test_an_arm_of_other_confidence_alone_is_the_reference_at_equal_confidence(world: Measured) -> None:
     frame = world.matched(SHARPER)
     assert frame.loc["log loss", "total"] > 0.05
     assert frame["temperature"].to_numpy() == pytest.approx(0.5, rel=1e-5)
@@ -122,7 +123,7 @@ def test_an_arm_of_other_confidence_alone_is_the_reference_at_equal_confidence(w
         assert frame.loc[metric, "confidence_alone"] == pytest.approx(frame.loc[metric, "total"], abs=1e-5)
 
 
-def test_an_arm_of_equal_confidence_differs_by_dynamics_alone(world: Planted) -> None:
+def test_an_arm_of_equal_confidence_differs_by_dynamics_alone(world: Measured) -> None:
     frame = world.matched(WRONGER)
     assert frame["temperature"].to_numpy() == pytest.approx(1.0, rel=1e-5)
     assert frame.loc["log loss", "total_low"] > 0.05
@@ -134,7 +135,7 @@ def test_an_arm_of_equal_confidence_differs_by_dynamics_alone(world: Planted) ->
     assert frame.loc["log loss", "share_low"] <= 1 <= frame.loc["log loss", "share_high"] + 1e-6
 
 
-def test_parts_at_equal_confidence_add_up(world: Planted) -> None:
+def test_parts_at_equal_confidence_add_up(world: Measured) -> None:
     frame = world.matched(SKEWED).drop(index="ECE")
     total = frame["equal_confidence"] + frame["confidence_alone"]
     np.testing.assert_allclose(frame["total"], total, atol=1e-13)
@@ -144,7 +145,7 @@ def test_parts_at_equal_confidence_add_up(world: Planted) -> None:
     assert abs(frame.loc["mean confidence", "equal_confidence"]) < abs(frame.loc["mean confidence", "total"]) / 2
 
 
-def test_matched_cells_are_those_of_the_stored_logits(world: Planted) -> None:
+def test_matched_cells_are_those_of_the_stored_logits(world: Measured) -> None:
     reference, arm = world.arms[REFERENCE], world.arms[SKEWED]
     found = matched.compare(reference, arm, world.store)
     trial, other = reference.arm.trials[2], arm.arm.trials[2]
@@ -191,7 +192,7 @@ def test_a_matched_temperature_moves_as_its_influences_say() -> None:
             assert slopes[score][1] == pytest.approx((up - 2 * here + down) / h**2, rel=1e-3)
 
 
-def test_seeds_with_tests_of_their_own_are_the_only_units(world: Planted) -> None:
+def test_seeds_with_tests_of_their_own_are_the_only_units(world: Measured) -> None:
     found = matched.rows(world.arms[REFERENCE], world.arms[WRONGER], world.store, world.name(WRONGER), True)
     frame = pd.DataFrame(found).set_index("metric")
     arm, reference = (world.arms[beta].examples["raw"]["log_loss"].mean(1) for beta in (WRONGER, REFERENCE))
@@ -203,7 +204,7 @@ def test_seeds_with_tests_of_their_own_are_the_only_units(world: Planted) -> Non
     )
 
 
-def test_what_no_temperature_reaches_is_left_out_and_said(world: Planted) -> None:
+def test_what_no_temperature_reaches_is_left_out_and_said(world: Measured) -> None:
     found = matched.rows(world.arms[REFERENCE], world.arms[CONSTANT], world.store, world.name(CONSTANT), False)
     assert {(row["seeds"], row["unmatched"]) for row in found} == {(0, 4)}
     frame = pd.DataFrame(found)
@@ -212,7 +213,7 @@ def test_what_no_temperature_reaches_is_left_out_and_said(world: Planted) -> Non
     assert markdown(matched.TABLE.table(frame, world.settings))
 
 
-def test_the_reference_is_at_its_own_confidence(world: Planted) -> None:
+def test_the_reference_is_at_its_own_confidence(world: Measured) -> None:
     reference = world.arms[REFERENCE]
     found = matched.compare(reference, reference, world.store)
     assert found.log_temperature == (0.0,) * 4
@@ -252,7 +253,7 @@ def test_no_temperature_where_none_exists(Z: Tensor, target: float) -> None:
     assert matched.temperature_for(Z, target) is None
 
 
-def test_words_on_equal_confidence_say_which_differ(world: Planted) -> None:
+def test_words_on_equal_confidence_say_which_differ(world: Measured) -> None:
     frame = pd.concat([world.matched(beta).reset_index() for beta in (SHARPER, WRONGER)], ignore_index=True)
     first, second = matched.words(frame, world.settings)
     assert "as confident as the arm, log loss: established at beta=10" in first
@@ -271,7 +272,7 @@ def test_words_on_equal_confidence_say_which_differ(world: Planted) -> None:
 # refinement
 
 
-def test_the_row_of_temperature_scaling_is_confidence_and_dynamics(world: Planted) -> None:
+def test_the_row_of_temperature_scaling_is_confidence_and_dynamics(world: Measured) -> None:
     reference, arm = world.arms[REFERENCE], world.arms[SKEWED]
     found = refinement.rows(world.refined(REFERENCE), world.refined(SKEWED), world.name(SKEWED), False)
     (row,) = (r for r in found if (r["score"], r["family"]) == ("Brier", "temperature_scaling"))
@@ -286,7 +287,7 @@ def test_the_row_of_temperature_scaling_is_confidence_and_dynamics(world: Plante
         assert (row[f"{part}_change_low"], row[f"{part}_change_high"]) == (oracle.low, oracle.high)
 
 
-def test_calibration_and_refinement_add_up_for_every_family(world: Planted) -> None:
+def test_calibration_and_refinement_add_up_for_every_family(world: Measured) -> None:
     frame = pd.DataFrame(refinement.rows(world.refined(REFERENCE), world.refined(WRONGER), world.name(WRONGER), False))
     assert len(frame) == 2 * 5
     np.testing.assert_allclose(
@@ -299,7 +300,7 @@ def test_calibration_and_refinement_add_up_for_every_family(world: Planted) -> N
         np.testing.assert_allclose(own["calibration"] + own["refinement"], float(raw[column].mean()), atol=1e-13)
 
 
-def test_richer_families_repair_what_a_temperature_cannot(world: Planted) -> None:
+def test_richer_families_repair_what_a_temperature_cannot(world: Measured) -> None:
     found = world.refined(SKEWED)
     frame = pd.DataFrame(refinement.rows(world.refined(REFERENCE), found, world.name(SKEWED), False))
     own = frame[frame["score"] == "log loss"].set_index("family")
@@ -309,7 +310,7 @@ def test_richer_families_repair_what_a_temperature_cannot(world: Planted) -> Non
     assert own.loc[refinement.CHOSEN, "refinement_change"] < own.loc["temperature_scaling", "refinement_change"] / 2
 
 
-def test_a_calibration_error_may_be_negative(world: Planted) -> None:
+def test_a_calibration_error_may_be_negative(world: Measured) -> None:
     """The truth itself, recalibrated on 80 examples by the richest family, gets worse."""
     truth = 2 * torch.randn(2000, CLASSES, generator=stream("truth"), dtype=torch.float64)
     y = torch.multinomial(truth.softmax(-1), 1, generator=stream("labels"))[:, 0]
@@ -352,11 +353,11 @@ def test_folds_judge_what_they_did_not_fit() -> None:
         name: Calibrator(fit, apply, keeps_argmax=False, reference="", title="")
         for name, fit, apply in (("memory", memorize, recall), ("prior", prior, count))
     }
-    found = refinement.cross_validated(Z, y, calibrators)
+    found = refinement.cross_validated(Z[None], y[None], calibrators)[0]
     assert found["memory"]["log_loss"] == pytest.approx(math.log(3))
     assert sorted(judged) == list(range(0, 60, 3))
     assert found["prior"]["log_loss"] > math.log(3) - 0.01
-    assert found == refinement.cross_validated(Z, y, calibrators)
+    assert [found] == refinement.cross_validated(Z[None], y[None], calibrators)
 
 
 @pytest.mark.parametrize("N", [60, 63])
@@ -366,22 +367,22 @@ def test_sets_are_cross_validated_together_as_alone(N: int) -> None:
     Z = 2 * torch.randn(4, N, 3, generator=g, dtype=torch.float64)
     y = torch.multinomial(Z.softmax(-1).flatten(0, 1), 1, generator=g).view(4, N)
     calibrators = registry.calibrators(refinement.FAMILIES)
-    found = refinement.cross_validated_stack(Z, y, calibrators)
-    alone = [refinement.cross_validated(*one, calibrators) for one in zip(Z, y, strict=True)]
+    found = refinement.cross_validated(Z, y, calibrators)
+    alone = [refinement.cross_validated(z[None], y_N[None], calibrators)[0] for z, y_N in zip(Z, y, strict=True)]
     slow = {name: replace(own, fit_stack=None) for name, own in calibrators.items()}
-    for many, one, plain in zip(found, alone, refinement.cross_validated_stack(Z, y, slow), strict=True):
+    for many, one, plain in zip(found, alone, refinement.cross_validated(Z, y, slow), strict=True):
         for name in refinement.FAMILIES:
             assert many[name] == pytest.approx(plain[name], abs=1e-9)
             assert one[name] == pytest.approx(plain[name], abs=1e-9)
 
 
-def test_without_a_choice_there_are_only_the_families(world: Planted) -> None:
+def test_without_a_choice_there_are_only_the_families(world: Measured) -> None:
     kept = refinement.refine(world.arms[SHARPER], None)
     found = refinement.rows(world.refined(REFERENCE), kept, world.name(SHARPER), False)
     assert [row["family"] for row in found] == 2 * list(CALIBRATORS)
 
 
-def test_words_on_refinement_compare_the_families(world: Planted) -> None:
+def test_words_on_refinement_compare_the_families(world: Measured) -> None:
     reference = world.refined(REFERENCE)
     found = [row for beta in (SHARPER, WRONGER) for row in
              refinement.rows(reference, world.refined(beta), world.name(beta), False)]  # fmt: skip
@@ -567,11 +568,10 @@ def test_a_much_larger_spread_is_said(settings: Settings) -> None:
 def test_divergence_is_counted_in_the_store(tmp_path: Path) -> None:
     words = ("beta=1,10", "seed=0..4", "tune_seeds=2", "calibrator=temperature_scaling")
     store, settings = make(tmp_path / "run", *words, diverged={(10.0, 4), (10.0, 3)})
-    repair = registry.calibrators(("temperature_scaling",))
     found = {}
     for arm in tuning.arms(settings, store.scores(settings.select)):
         name = {"model": "m", "variant": None, "beta": arm.trial.beta, "objective": "cross_entropy", "tuning": "tuned"}
-        found[arm.trial.beta] = seed_spread.read(measure_arm(store, arm, repair), store, settings, name)
+        found[arm.trial.beta] = seed_spread.read(measure_arm(store, arm, REPAIR), store, settings, name)
     # Three rates with two tuning seeds each, and three more seeds at the chosen rate.
     assert (found[1.0].tried, found[1.0].chosen) == ((9, 0), (3, 0))
     assert (found[10.0].tried, found[10.0].chosen) == ((9, 2), (3, 2))
@@ -786,25 +786,22 @@ def learn(store: Store, settings: Settings, plan: Callable[[Settings, Scores], l
 
 
 @pytest.fixture(scope="module")
-def chosen(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Settings]:
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     """Two arms, each with three rates: at beta = 1 the second is best by little, and the third is another model."""
     words = ["task=digits", "lr=0.1,0.2,0.4", "epochs=2", "objective=cross_entropy", "seed=0..3", "beta=1,10"]
     settings = resolve(parse([*words, "tune_seeds=3", "extend=0"]))
     store = Store(tmp_path_factory.mktemp("chosen") / "run")
     learn(store, settings, tuning.plan)
     store.write_study(settings, settings.command())
-    return store, settings
+    return Measured(store, settings, REPAIR)
 
 
-def test_an_arm_of_which_one_rate_learnt_leaves_the_choice_of_its_reference_in(chosen: tuple[Store, Settings]) -> None:
-    store, settings = chosen
-    repair = registry.calibrators(("temperature_scaling",))
-    arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
-    arm, reference = arms[10.0], measure_arm(store, arms[1.0], repair)
+def test_an_arm_of_which_one_rate_learnt_leaves_the_choice_of_its_reference_in(chosen: Measured) -> None:
+    arm, reference = chosen.arms[10.0].arm, chosen.arms[1.0]
     assert arm.chosen is not None
     trials = arm.tried[arm.chosen]
     lost = [trial.model_copy(update={"lr": 99.0}) for trial in trials]
-    measures = measure_arm(store, replace(arm, tried={arm.chosen: trials, 99.0: lost}), repair)
+    measures = measure_arm(chosen.store, replace(arm, tried={arm.chosen: trials, 99.0: lost}), REPAIR)
     assert measures.redrawn_choice is not None
     assert measures.redrawn_choice.shares == {arm.chosen: 1.0}
     assert reference.redrawn_choice is not None
@@ -812,10 +809,8 @@ def test_an_arm_of_which_one_rate_learnt_leaves_the_choice_of_its_reference_in(c
     np.testing.assert_array_equal(moved, -reference.redrawn_choice.shifts["raw"]["correct"])
 
 
-def test_a_control_at_the_rates_of_several_seeds_is_not_taken_for_a_tuned_arm(
-    chosen: tuple[Store, Settings], tmp_path: Path
-) -> None:
-    settings, store = chosen[1], Store(tmp_path / "run")
+def test_a_control_at_the_rates_of_several_seeds_is_not_taken_for_a_tuned_arm(chosen: Measured, tmp_path: Path) -> None:
+    settings, store = chosen.settings, Store(tmp_path / "run")
     learn(store, settings, controls.plan)
     selected = content.selected(registry.study("stability"), settings, store)
     arms = tuning.arms(settings, store.scores(settings.select))
@@ -823,18 +818,15 @@ def test_a_control_at_the_rates_of_several_seeds_is_not_taken_for_a_tuned_arm(
     assert {trial.key for trial in selected} == {t.key for arm in arms for t in arm.trials.values()}
 
 
-def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: tuple[Store, Settings]) -> None:
-    store, settings = chosen
-    repair = registry.calibrators(("temperature_scaling",))
-    arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
-    reference, arm = (measure_arm(store, arms[beta], repair) for beta in (1.0, 10.0))
+def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: Measured) -> None:
+    store, reference, arm = chosen.store, chosen.arms[1.0], chosen.arms[10.0]
     assert reference.redrawn_choice is not None
     assert arm.redrawn_choice is not None
     assert set(reference.redrawn_choice.shares) == {0.2, 0.4}
     # Each shift is the difference of stored trials' means, seed by seed.
-    labels = store.labels(arms[1.0].trials[0])["test"]
+    labels = store.labels(reference.arm.trials[0])["test"]
     right = {
-        rate: [float((store.logits(t)["test"].argmax(1) == labels).double().mean()) for t in arms[1.0].tried[rate]]
+        rate: [float((store.logits(t)["test"].argmax(1) == labels).double().mean()) for t in reference.arm.tried[rate]]
         for rate in (0.2, 0.4)
     }
     moved = np.array(right[0.4]) - right[0.2]
@@ -843,7 +835,7 @@ def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: tuple[Store
     assert chose.mean() == reference.redrawn_choice.shares[0.4]
     np.testing.assert_allclose(shifts[0][chose], np.repeat(moved[None], chose.sum(), 0))
     # As they are reported, seed 1 is at the other rate; of four seeds three choose, and the last changes as they do.
-    assert arms[1.0].elsewhere == {1: 0.4}
+    assert reference.arm.elsewhere == {1: 0.4}
     rest = shifts[1] - shifts[0] / 4
     for seed, sign in enumerate((1, -1, 1)):
         went = ~np.isclose(rest[:, seed], 0)
@@ -861,22 +853,19 @@ def test_a_contrast_counts_rates_that_might_have_been_chosen(chosen: tuple[Store
     assert (with_choice["accuracy_high"] - with_choice["accuracy_low"]) / 2 == pytest.approx(expected)
 
 
-def test_the_runner_up_shows_whether_a_contrast_hangs_on_the_choice(chosen: tuple[Store, Settings]) -> None:
-    store, settings = chosen
-    repair = registry.calibrators(("temperature_scaling",))
-    arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
-    reference, arm = (measure_arm(store, arms[beta], repair) for beta in (1.0, 10.0))
+def test_the_runner_up_shows_whether_a_contrast_hangs_on_the_choice(chosen: Measured) -> None:
+    store, reference, arm = chosen.store, chosen.arms[1.0], chosen.arms[10.0]
     name = arm_rows.named(arm.arm, None)
 
     def right(beta: float, rate: float) -> float:
-        trials = arms[beta].tried[rate]
+        trials = chosen.arms[beta].arm.tried[rate]
         hits = [store.logits(trial)["test"].argmax(1) == store.labels(trial)["test"] for trial in trials]
         return float(torch.stack(hits).double().mean())
 
     (row,) = choice.rows(arm, reference, name)
     (mirrored,) = choice.rows(reference, arm, name)
     assert (row["rate"], row["pairs"], mirrored["rate"], mirrored["runner_up"]) == (0.2, 2, 0.2, 0.4)
-    scores = {rate: np.mean([store.scores("log_loss")(t) for t in arms[1.0].tried[rate]]) for rate in (0.2, 0.4)}
+    scores = {rate: np.mean([store.scores("log_loss")(t) for t in reference.arm.tried[rate]]) for rate in (0.2, 0.4)}
     assert mirrored["behind"] == pytest.approx(scores[0.4] - scores[0.2])
     ends = sorted(right(10.0, 0.2) - right(1.0, rate) for rate in (0.2, 0.4))
     assert row["accuracy"] == pytest.approx(right(10.0, 0.2) - right(1.0, 0.2))
@@ -904,23 +893,19 @@ def test_an_established_contrast_that_hangs_on_the_choice_is_warned_of() -> None
     assert choice.words(found.assign(hangs=None), contrasts) == choice.words(pd.DataFrame(), contrasts) == []
 
 
-def test_tables_say_at_which_rate_a_seed_is_reported(chosen: tuple[Store, Settings]) -> None:
-    store, settings = chosen
-    arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
-    repair = registry.calibrators(("temperature_scaling",))
-    assert {row["rate"]: row["cross_fitted"] for row in arm_rows.rates(arms[1.0])} == {0.1: "", 0.2: "0, 2", 0.4: "1"}
-    trials = {row["seed"]: row["lr"] for row in arm_rows.trials(store, measure_arm(store, arms[1.0], repair))}
+def test_tables_say_at_which_rate_a_seed_is_reported(chosen: Measured) -> None:
+    store, settings, measures = chosen.store, chosen.settings, chosen.arms[1.0]
+    arm = measures.arm
+    assert {row["rate"]: row["cross_fitted"] for row in arm_rows.rates(arm)} == {0.1: "", 0.2: "0, 2", 0.4: "1"}
+    trials = {row["seed"]: row["lr"] for row in arm_rows.trials(store, measures)}
     assert trials == {0: 0.2, 1: 0.4, 2: 0.2, 3: 0.2}
     # How far seeds differ at one rate is no matter of which rates others choose.
-    measures = measure_arm(store, arms[1.0], repair)
     read = seed_spread.read(measures, store, settings, {})
-    right = [
-        store.logits(t)["test"].argmax(1) == store.labels(t)["test"] for t in arms[1.0].at_chosen().trials.values()
-    ]
-    assert {trial.lr for trial in arms[1.0].at_chosen().trials.values()} == {0.2}
+    right = [store.logits(t)["test"].argmax(1) == store.labels(t)["test"] for t in arm.at_chosen().trials.values()]
+    assert {trial.lr for trial in arm.at_chosen().trials.values()} == {0.2}
     assert read.means["accuracy"] == pytest.approx(tuple(float(hits.double().mean()) for hits in right))
     assert read.examples["accuracy"] is measures.examples["raw"]["correct"]
-    assert (read.at_chosen[1], read.selection[1]) == (0.4, store.scores("log_loss")(arms[1.0].tried[0.4][1]))
+    assert (read.at_chosen[1], read.selection[1]) == (0.4, store.scores("log_loss")(arm.tried[0.4][1]))
     analysis = separation.analyse(settings, store)
     for table in ("rates", "trials"):
         assert "the rate that the other tuning seeds choose" in analysis.tables[table].note
@@ -930,12 +915,10 @@ def test_tables_say_at_which_rate_a_seed_is_reported(chosen: tuple[Store, Settin
     assert list(analysis.tables["choice"].frame["beta"]) == [10.0]
 
 
-def test_the_choice_counts_in_every_row_of_refinement(chosen: tuple[Store, Settings]) -> None:
+def test_the_choice_counts_in_every_row_of_refinement(chosen: Measured) -> None:
     """The row of temperature scaling is the split into confidence and dynamics; other families count as it does."""
-    store, settings = chosen
-    calibrators = registry.calibrators(("temperature_scaling", "vector_scaling"))
-    arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
-    reference, arm = (measure_arm(store, arms[beta], calibrators) for beta in (1.0, 10.0))
+    both = Measured(chosen.store, chosen.settings, registry.calibrators(("temperature_scaling", "vector_scaling")))
+    reference, arm = both.arms[1.0], both.arms[10.0]
     refined, fixed = (
         [refinement.refine(replace(one, redrawn_choice=again), None) for one, again in ((reference, r), (arm, a))]
         for r, a in ((reference.redrawn_choice, arm.redrawn_choice), (None, None))
@@ -958,13 +941,11 @@ def test_the_choice_counts_in_every_row_of_refinement(chosen: tuple[Store, Setti
     assert {row["family"] for row in with_choice} == {"temperature_scaling", "vector_scaling"}
 
 
-def test_the_choice_counts_in_shares_of_variance(chosen: tuple[Store, Settings]) -> None:
-    store, settings = chosen
-    repair = registry.calibrators(("temperature_scaling",))
+def test_the_choice_counts_in_shares_of_variance(chosen: Measured) -> None:
     points: list[Row] = []
     moves: factorial.Moves = {}
-    for arm in tuning.arms(settings, store.scores(settings.select)):
-        measures, name = measure_arm(store, arm, repair), arm_rows.named(arm, None)
+    for measures in chosen.arms.values():
+        name = arm_rows.named(measures.arm, None)
         points += factorial.points(measures, name)
         moves |= factorial.moves(measures, name)
     assert len(moves) == 2
@@ -975,15 +956,12 @@ def test_the_choice_counts_in_shares_of_variance(chosen: tuple[Store, Settings])
         assert row["seed_high"] > fixed["seed_high"] or fixed["seed_high"] == 1
         assert (row["beta_p"], row["tuning"]) == (fixed["beta_p"], fixed["tuning"])
     few = pd.DataFrame(factorial.rows([{**point, "tuning": "few seeds"} for point in points]))
-    assert "Not established: fewer than 3 seeds chose the rate" in factorial.words(few, settings)[0]
+    assert "Not established: fewer than 3 seeds chose the rate" in factorial.words(few, chosen.settings)[0]
     assert factorial.rows(points, dict(list(moves.items())[:1])) == factorial.rows(points)
 
 
-def test_the_choice_counts_in_the_best_and_the_worst_seed(chosen: tuple[Store, Settings]) -> None:
-    store, settings = chosen
-    repair = registry.calibrators(("temperature_scaling",))
-    arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
-    reference, arm = (measure_arm(store, arms[beta], repair) for beta in (1.0, 10.0))
+def test_the_choice_counts_in_the_best_and_the_worst_seed(chosen: Measured) -> None:
+    reference, arm = chosen.arms[1.0], chosen.arms[10.0]
     counted = peak_rows(arm, reference, False)
     fixed = peak_rows(replace(arm, redrawn_choice=None), reference, False)
     for row, before in zip(counted, fixed, strict=True):
@@ -997,12 +975,9 @@ def test_the_choice_counts_in_the_best_and_the_worst_seed(chosen: tuple[Store, S
     assert added > 0
 
 
-def test_both_sources_count_in_a_2x2_as_in_a_contrast(chosen: tuple[Store, Settings]) -> None:
+def test_both_sources_count_in_a_2x2_as_in_a_contrast(chosen: Measured) -> None:
     """With one factor that does nothing, the other one's effects are the contrast of two arms."""
-    store, settings = chosen
-    repair = registry.calibrators(("temperature_scaling",))
-    arms = {arm.trial.beta: arm for arm in tuning.arms(settings, store.scores(settings.select))}
-    reference, arm = (measure_arm(store, arms[beta], repair) for beta in (1.0, 10.0))
+    reference, arm = chosen.arms[1.0], chosen.arms[10.0]
     cells = {interventions.RATE: arm, interventions.MAGNITUDE: reference, interventions.TRAINED: arm}
     rows = {row["metric"]: row for row in interventions.two_by_two(cells, reference, {}, False)}
     expected = contrast(arm, reference, False)
@@ -1033,7 +1008,7 @@ def test_both_sources_count_in_a_2x2_as_in_a_contrast(chosen: tuple[Store, Setti
         ),
         "two_by_two": pd.DataFrame(doubtful.values()),
     }
-    tables = make_tables(interventions.TABLES, frames, settings)
+    tables = make_tables(interventions.TABLES, frames, chosen.settings)
     assert all("doubtful: limits that may cover less" in table.note for table in tables.values())
     assert all(table.frame["doubtful"].notna().any() for table in tables.values())
     lost = torch.ones_like(right)
@@ -1045,10 +1020,8 @@ def test_both_sources_count_in_a_2x2_as_in_a_contrast(chosen: tuple[Store, Setti
     assert "two_kinds" not in rows["accuracy"]
 
 
-def test_both_sources_count_in_levels_over_beta(chosen: tuple[Store, Settings]) -> None:
-    store, settings = chosen
-    repair = registry.calibrators(("temperature_scaling",))
-    arm = measure_arm(store, tuning.arms(settings, store.scores(settings.select))[0], repair)
+def test_both_sources_count_in_levels_over_beta(chosen: Measured) -> None:
+    arm = chosen.arms[1.0]
     every = best_beta.levels(arm, False)
     fixed = best_beta.levels(replace(arm, redrawn_choice=None), False)
     bare = best_beta.levels(replace(arm, redrawn_choice=None, log_kappa=None), False)
@@ -1063,11 +1036,9 @@ def test_both_sources_count_in_levels_over_beta(chosen: tuple[Store, Settings]) 
     assert best_beta.levels(few, False)["error"].high <= 1
 
 
-def test_calibration_examples_count_in_a_best_beta(chosen: tuple[Store, Settings]) -> None:
+def test_calibration_examples_count_in_a_best_beta(chosen: Measured) -> None:
     """Temperatures fitted anew move curves of repaired loss, by what `fitted_to` says, and no curve of errors."""
-    store, settings = chosen
-    repair = registry.calibrators(("temperature_scaling",))
-    arm = measure_arm(store, tuning.arms(settings, store.scores(settings.select))[0], repair)
+    arm = chosen.arms[1.0]
     (own,) = best_beta.refits(arm).items()
     fit = fitted_to("log_loss", (1, arm, range(len(arm.seeds))))
     assert fit is not None
@@ -1085,16 +1056,10 @@ def test_calibration_examples_count_in_a_best_beta(chosen: tuple[Store, Settings
     assert best_beta.refits(replace(arm, log_kappa=None)) == {}
 
 
-def test_calibration_examples_count_in_refinement(chosen: tuple[Store, Settings]) -> None:
+def test_calibration_examples_count_in_refinement(chosen: Measured) -> None:
     """Maps fitted without a fold, or a temperature's influence, widen every level, narrow no change and move none."""
-    store, settings = chosen
-    calibrators = registry.calibrators(("temperature_scaling", "vector_scaling"))
-    plans = tuning.arms(settings, store.scores(settings.select))
-    arms = [measure_arm(store, arm, calibrators) for arm in plans]
-    base, arm = (
-        refinement.refine(one, refinement.begun(store, plan, calibrators))
-        for one, plan in zip(arms, plans, strict=True)
-    )
+    both = Measured(chosen.store, chosen.settings, registry.calibrators(("temperature_scaling", "vector_scaling")))
+    base, arm = both.refined(1.0), both.refined(10.0)
     assert {name: tuple(parts["log_loss"].shape) for name, parts in arm.without.items()} == dict.fromkeys(
         ("temperature_scaling", "vector_scaling", refinement.CHOSEN), (4, refinement.FOLDS)
     )
@@ -1106,7 +1071,7 @@ def test_calibration_examples_count_in_refinement(chosen: tuple[Store, Settings]
             wider = (row[f"{part}_high"] - row[f"{part}_low"]) / (bare[f"{part}_high"] - bare[f"{part}_low"])
             assert wider > 1 or (wider == 1 and part.endswith("_change"))  # what both arms share cancels in a change
         assert row["total_change_high"] == bare["total_change_high"]
-    split = contrast(arms[1], arms[0], False)
+    split = contrast(both.arms[10.0], both.arms[1.0], False)
     own = next(row for row in counted if (row["score"], row["family"]) == ("log loss", "temperature_scaling"))
     for end in ("", "_low", "_high"):
         assert own[f"refinement_change{end}"] == pytest.approx(split[f"log_loss_dyn{end}"])
@@ -1127,7 +1092,7 @@ def test_leaving_out_folds_tells_at_least_how_far_refits_scatter() -> None:
     test = draw(1500)
     sets = [draw(150) for _ in range(30)]
     Z, y = (torch.stack(parts) for parts in zip(*sets, strict=True))
-    found = refinement.cross_validated_stack(Z, y, calibrators, tests=[test] * len(sets))
+    found = refinement.cross_validated(Z, y, calibrators, tests=[test] * len(sets))
     for name, own in calibrators.items():
         means = [float(metrics.log_loss_n(own.apply(own.fit(*one), test[0]), test[1]).mean()) for one in sets]
         told = np.mean([np.var(risks[name]["log_loss_without"]) * (refinement.FOLDS - 1) for risks in found])
@@ -1144,7 +1109,7 @@ def with_errors(measures: Measures, wrong: int) -> Measures:
     return replace(measures, examples={m: scores | {"correct": correct} for m, scores in measures.examples.items()})
 
 
-def test_few_errors_are_marked_in_contrasts_matched_and_trials(world: Planted, settings: Settings) -> None:
+def test_few_errors_are_marked_in_contrasts_matched_and_trials(world: Measured, settings: Settings) -> None:
     reference, arm = (with_errors(world.arms[beta], 40) for beta in (REFERENCE, WRONGER))
     few = with_errors(arm, 10)
     assert "few errors" not in contrast(arm, reference, False).get("doubtful", "")
@@ -1188,15 +1153,12 @@ def test_differences_stay_where_they_can_be() -> None:
     assert table_ties.paired_difference(scored[0], scored[1], "accuracy", False).high == 1
 
 
-def test_a_control_is_judged_at_the_rate_of_its_arm(chosen: tuple[Store, Settings]) -> None:
-    store, settings = chosen
-    repair = registry.calibrators(("temperature_scaling",))
-    arm = tuning.arms(settings, store.scores(settings.select))[0]
-    reference = measure_arm(store, arm, repair)
-    row = controls.rescaled(store, arm, repair, reference, False)
+def test_a_control_is_judged_at_the_rate_of_its_arm(chosen: Measured) -> None:
+    reference = chosen.arms[1.0]
+    row = controls.rescaled(chosen.store, reference.arm, REPAIR, reference, False)
     assert (row["accuracy_low"], row["accuracy_high"]) == (0.0, 0.0)
     assert row["passed"] is True
-    assert controls.shorter(arm).tuning == "tuned"
+    assert controls.shorter(reference.arm).tuning == "tuned"
 
 
 # what they share
@@ -1230,7 +1192,7 @@ def test_tables_and_words_of_nothing(module: object, settings: Settings) -> None
             assert getattr(module, name)(empty, settings) == []
 
 
-def test_a_smoke_run_is_marked(world: Planted) -> None:
+def test_a_smoke_run_is_marked(world: Measured) -> None:
     frame = world.matched(WRONGER).reset_index()
     smoke = world.settings.model_copy(update={"limit": 64})
     table = matched.TABLE.table(frame, smoke)
@@ -1238,7 +1200,7 @@ def test_a_smoke_run_is_marked(world: Planted) -> None:
     assert set(table.frame["limit"]) == {64}
 
 
-def test_one_seed_has_intervals_over_examples_and_says_so(world: Planted) -> None:
+def test_one_seed_has_intervals_over_examples_and_says_so(world: Measured) -> None:
     def first(measures: Measures) -> Measures:
         kept = {m: {k: v[:1] for k, v in scores.items()} for m, scores in measures.examples.items()}
         return Measures(**{**vars(measures), "examples": kept, "seeds": (0,), "frame": measures.frame})

@@ -1,15 +1,19 @@
-"""What every calibrator keeps to, beyond the contract in test_baselines; the registry finds new ones."""
+"""What every calibrator keeps to; the registry finds new ones."""
 
 from __future__ import annotations
 
 import functools
 import math
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
+from drawn import nll, overconfident
 from safetensors.torch import load, save
 from torch import Tensor
 
+import calib_bench
 from calib_bench import registry
 from calib_bench.core.baseline import Params
 from calib_bench.errors import UserError
@@ -21,20 +25,17 @@ each = pytest.mark.parametrize("name", CALIBRATORS)
 each_light = pytest.mark.parametrize("name", [name for name in CALIBRATORS if name not in HEAVY])
 
 
-def sample(N: int = 200, K: int = 4, seed: int = 0, scale: float = 3.0) -> tuple[Tensor, Tensor]:
-    """Overconfident logits [N, K], float32; labels [N] from softmax(0.6 z)."""
-    g = torch.Generator().manual_seed(seed)
-    z = scale * torch.randn(N, K, generator=g)
-    return z, torch.multinomial(torch.softmax(0.6 * z.clamp(-60, 60), 1), 1, generator=g)[:, 0]
+def test_every_baseline_is_described() -> None:
+    references = (Path(calib_bench.__file__).parent / "references.bib").read_text()
+    for name, baseline in {**CALIBRATORS, **registry.objectives()}.items():
+        assert f"{{{baseline.reference}," in references, name
+        assert baseline.title, name
+        assert import_module(f"calib_bench.baselines.{name}").__doc__, name
 
 
 def classes(name: str, K: int) -> int:
     """K, or the only number of classes that the calibrator is for."""
     return CALIBRATORS[name].classes or K
-
-
-def nll(logp: Tensor, y: Tensor) -> float:
-    return float(-logp.gather(1, y[:, None]).mean())
 
 
 def applied(name: str, params: Params, z: Tensor) -> Tensor:
@@ -57,16 +58,18 @@ def fitted(name: str, z: Tensor, y: Tensor, new: Tensor | None = None) -> Tensor
 @functools.cache
 def awkward(K: int) -> dict[str, tuple[Tensor, Tensor]]:
     """Calibration sets that have broken calibrators."""
-    z, y = sample(80, K)
+    z, y = overconfident(80, K)
     hard = torch.full((80, K), -torch.inf).scatter(1, z.argmax(1, keepdim=True), 0.0)
     return {
         "plain": (z, y),
         "one label": (z, torch.full_like(y, K - 1)),
+        "the first label": (z, torch.zeros_like(y)),
         "two labels": (z, y % 2),
         "probabilities 0 and 1": (hard, y),
         "some probabilities 0": (z.where(z > -3, -torch.inf).scatter(1, y[:, None], 0.0), y),
         "ties": (z.round(), y),
         "constant": (torch.zeros_like(z), y),
+        "the labels themselves": (torch.eye(K)[y], y),
         "one row repeated": (z[:1].expand(80, K).contiguous(), y),
         "logits of 1e4": (1e4 * z, y),
         "logits of 1e-6": (1e-6 * z, y),
@@ -90,14 +93,17 @@ def fits(name: str, K: int) -> dict[str, Params]:
 @pytest.mark.parametrize("K", [2, 3, 7])
 def test_awkward_sets(name: str, K: int) -> None:
     K = classes(name, K)
-    new, _ = sample(40, K, seed=1)
+    new, _ = overconfident(40, K, seed=1)
     news = (new, new.double(), 1e4 * new, new.where(new > 0, -torch.inf).scatter(1, new.argmax(1)[:, None], 1.0))
     for what, (z, _) in awkward(K).items():
         params = fits(name, K)[what]
         assert params, what
+        assert all(value.dtype is torch.bool or value.isfinite().all() for value in params.values()), what
         stored = load(save(params))
         for rows in (z, *news):
-            assert torch.equal(applied(name, stored, rows), applied(name, params, rows)), what
+            logp = applied(name, params, rows)
+            assert torch.equal(applied(name, stored, rows), logp), what
+            assert logp.isfinite().all() or not rows.isfinite().all(), what
 
 
 @each
@@ -110,12 +116,58 @@ def test_never_worse_than_uniform_on_its_own_data(name: str, K: int) -> None:
 
 
 @each
+@pytest.mark.parametrize("K", [2, 3, 10])
+def test_calibrator_improves_overconfident_logits(name: str, K: int) -> None:
+    K = classes(name, K)
+    z, y = overconfident(3000, K)
+    logp = fitted(name, z, y)
+    assert nll(logp, y) < nll(z.double().log_softmax(1), y)
+    new, labels = overconfident(3000, K, seed=1)
+    assert nll(fitted(name, z, y, new), labels) < nll(new.double().log_softmax(1), labels)
+
+
+@each
+def test_float32_and_float64_agree(name: str) -> None:
+    z, y = overconfident(K=classes(name, 5))
+    torch.testing.assert_close(fitted(name, z, y), fitted(name, z.double(), y), rtol=1e-7, atol=1e-7)
+
+
+@each
+def test_half_precision_logits_are_summed_in_float64(name: str) -> None:
+    z, y = overconfident(K=classes(name, 5))
+    for low in (z.bfloat16(), z.half()):
+        torch.testing.assert_close(fitted(name, low, y), fitted(name, low.double(), y), rtol=1e-7, atol=1e-7)
+
+
+@each
+@pytest.mark.parametrize("scale", [1e-6, 1e4])
+def test_extreme_scales(name: str, scale: float) -> None:
+    z, y = overconfident(300, classes(name, 4))
+    big = fitted(name, scale * z, y)
+    # The odds against the rest are not proportional to the logits for K > 2, so only these fits undo a scale exactly.
+    exact = name in ("temperature_scaling", "vector_scaling", "matrix_scaling")
+    assert nll(big, y) == pytest.approx(nll(fitted(name, z, y), y), abs=1e-6 if exact else 0.2)
+
+
+@each
+@pytest.mark.parametrize("K", [2, 4])
+def test_separable_data_are_told_as_well_as_by_raw_logits(name: str, K: int) -> None:
+    K = classes(name, K)
+    z, _ = overconfident(200, K)
+    new, _ = overconfident(500, K, seed=1)
+    labels = new.argmax(1)
+    assert nll(fitted(name, z, z.argmax(1), new), labels) < nll(new.double().log_softmax(1), labels) + 0.1
+
+
+@each
 def test_fits_are_deterministic(name: str) -> None:
-    z, y = sample(300, classes(name, 5))
+    z, y = overconfident(300, classes(name, 5))
+    again = z.clone(), y.clone()
     torch.manual_seed(0)
     one = CALIBRATORS[name].fit(z, y)
+    assert torch.equal(z, again[0])
     torch.manual_seed(1)
-    two = CALIBRATORS[name].fit(z.clone(), y.clone())
+    two = CALIBRATORS[name].fit(*again)
     assert one.keys() == two.keys()
     assert all(torch.equal(one[key], two[key]) for key in one)
 
@@ -124,17 +176,17 @@ def test_fits_are_deterministic(name: str) -> None:
 @pytest.mark.parametrize("K", [2, 5])
 def test_the_order_of_examples_does_not_matter(name: str, K: int) -> None:
     K = classes(name, K)
-    z, y = sample(300, K)
+    z, y = overconfident(300, K)
     z = (4 * z).round() / 4  # with ties
     order = torch.randperm(300, generator=torch.Generator().manual_seed(7))
-    new, _ = sample(100, K, seed=1)
+    new, _ = overconfident(100, K, seed=1)
     there = fitted(name, z[order], y[order], new).exp()
     torch.testing.assert_close(fitted(name, z, y, new).exp(), there, rtol=0, atol=1e-5)
 
 
 @each
 def test_each_row_is_mapped_by_itself(name: str) -> None:
-    z, y = sample(200, classes(name, 5))
+    z, y = overconfident(200, classes(name, 5))
     params = CALIBRATORS[name].fit(z, y)
     whole = applied(name, params, z)
     torch.testing.assert_close(applied(name, params, z[17:60]), whole[17:60], rtol=1e-10, atol=1e-10)
@@ -145,8 +197,8 @@ def test_each_row_is_mapped_by_itself(name: str) -> None:
 @pytest.mark.parametrize("K", [2, 5])
 def test_shift_invariance_is_as_declared(name: str, K: int) -> None:
     K = classes(name, K)
-    z, y = sample(400, K)
-    z, new = ((4 * a).round().double() / 4 for a in (z, sample(100, K, seed=1)[0]))
+    z, y = overconfident(400, K)
+    z, new = ((4 * a).round().double() / 4 for a in (z, overconfident(100, K, seed=1)[0]))
     z[:, 0] += 1  # rows whose mean says something
     logits = fitted(name, z, y, new).exp()
     gap = (logits - fitted(name, z.log_softmax(1), y, new.log_softmax(1)).exp()).abs().max()
@@ -159,13 +211,13 @@ def test_shift_invariance_is_as_declared(name: str, K: int) -> None:
 @each
 @pytest.mark.parametrize("K", [3, 10])
 def test_keeps_argmax_is_as_declared(name: str, K: int) -> None:
-    # The rule of test_baselines allows ties at the top; here those that declare it keep predictions of new data, and
+    # The rule of `applied` allows ties at the top; here those that declare it keep predictions of new data, and
     # those that don't are seen to change one.
     K = classes(name, K)
     changed = 0
     for seed in range(4):
-        z, y = sample(150, K, seed=seed)
-        new, _ = sample(1000, K, seed=seed + 50)
+        z, y = overconfident(150, K, seed=seed)
+        new, _ = overconfident(1000, K, seed=seed + 50)
         z[:, 0] += 2
         changed += int((fitted(name, z, y, new).argmax(1) != new.argmax(1)).sum())
     assert (changed == 0) == CALIBRATORS[name].keeps_argmax
@@ -175,17 +227,63 @@ def test_keeps_argmax_is_as_declared(name: str, K: int) -> None:
 @pytest.mark.parametrize("what", ["plain", "one label", "probabilities 0 and 1"])
 def test_a_thousand_classes(name: str, what: str) -> None:
     z, y = awkward(classes(name, 1000))[what]
-    fitted(name, z, y, sample(30, classes(name, 1000), seed=1)[0])
+    fitted(name, z, y, overconfident(30, classes(name, 1000), seed=1)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HEAVY)
+def test_many_unknowns_of_a_thousand_classes(name: str) -> None:
+    z, y = overconfident(120, 1000)
+    assert nll(fitted(name, z, y), y) < nll(z.double().log_softmax(1), y)
 
 
 @each
 def test_calibrated_logits_stay_nearly_as_they_are(name: str) -> None:
-    z, y = sample(4000, classes(name, 3), scale=2.0)
+    z, y = overconfident(4000, classes(name, 3), scale=2.0)
     z = 0.6 * z  # labels were drawn from softmax(0.6 z): nothing is left to repair
-    new, labels = sample(4000, classes(name, 3), seed=1, scale=2.0)
+    new, labels = overconfident(4000, classes(name, 3), seed=1, scale=2.0)
     new = 0.6 * new
     assert nll(fitted(name, z, y, new), labels) < nll(new.double().log_softmax(1), labels) + 0.03
 
+
+# ---- what is refused
+
+
+@each
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_unusable_logits_are_refused(name: str, bad: float) -> None:
+    z, y = overconfident(20, classes(name, 5))
+    params = CALIBRATORS[name].fit(z, y)
+    z[3, 1] = bad
+    with pytest.raises(UserError, match="NaN"):
+        CALIBRATORS[name].fit(z, y)
+    with pytest.raises(UserError, match="NaN"):
+        CALIBRATORS[name].apply(params, z)
+
+
+@each
+def test_labels_and_shapes_that_do_not_fit_are_refused(name: str) -> None:
+    z, y = overconfident(20, classes(name, 5))
+    fit = CALIBRATORS[name].fit
+    for bad_z, bad_y in ((z, y[:-1]), (z, y + 5), (z, y - 5), (z[:0], y[:0]), (z[:, :1], y * 0), (z.long(), y)):
+        with pytest.raises(UserError, match="needs"):
+            fit(bad_z, bad_y)
+
+
+@pytest.mark.parametrize("name", [name for name, calibrator in CALIBRATORS.items() if calibrator.classes])
+def test_another_number_of_classes_than_it_is_for_is_refused(name: str) -> None:
+    K = classes(name, 0)
+    params = CALIBRATORS[name].fit(*overconfident(20, K))
+    z, y = overconfident(20, K + 1)
+    with pytest.raises(UserError, match=f"there are {K + 1}"):
+        CALIBRATORS[name].fit(z, y)
+    with pytest.raises(UserError, match=f"there are {K + 1}"):
+        CALIBRATORS[name].apply(params, z)
+    with pytest.raises(UserError, match=f"there are {K + 1}"):
+        CALIBRATORS[name].fits(z.expand(3, -1, -1), y.expand(3, -1))
+
+
+# ---- several sets together
 
 STACKED = [name for name, calibrator in CALIBRATORS.items() if calibrator.fit_stack is not None]
 
@@ -222,12 +320,12 @@ def test_awkward_sets_are_fitted_together_as_alone(name: str, K: int) -> None:
 def test_larger_sets_are_fitted_together_as_alone(name: str, N: int, K: int) -> None:
     """From samples first, and more classes than have an exact metric."""
     K = classes(name, K)
-    _together(name, [sample(N, K, seed=seed) for seed in range(3)])
+    _together(name, [overconfident(N, K, seed=seed) for seed in range(3)])
 
 
 @pytest.mark.parametrize("name", STACKED)
 def test_one_bad_set_of_several_is_refused(name: str) -> None:
-    z, y = sample(30, classes(name, 3))
+    z, y = overconfident(30, classes(name, 3))
     bad = z.clone()
     bad[4, 1] = math.nan
     with pytest.raises(UserError, match="NaN"):

@@ -8,6 +8,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
+from drawn import nll, overconfident
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -42,10 +43,6 @@ def sample(N: int = 400, K: int = 5, seed: int = 0, scale: float = 3.0) -> tuple
     z = torch.randn(N, K, generator=g, dtype=torch.float64)
     truth = 1.8 * z + 0.5 * z.roll(1, 1) + 0.7 * torch.randn(K, generator=g, dtype=torch.float64)
     return scale * z, torch.multinomial(truth.softmax(1), 1, generator=g)[:, 0]
-
-
-def nll(logp: Tensor, y: Tensor) -> float:
-    return float(-logp.gather(1, y[:, None]).mean())
 
 
 def fitted(name: str, z: Tensor, y: Tensor) -> Tensor:
@@ -192,6 +189,23 @@ def test_dirichlet_of_two_classes_is_logistic_in_both_logarithms() -> None:
     assert logp.exp().numpy() == pytest.approx(theirs.predict_proba(x), abs=1e-5)
     best = float(-np.log(theirs.predict_proba(x))[np.arange(1000), y.numpy()].mean())
     assert nll(logp, y) <= best + 1e-9
+
+
+@pytest.mark.parametrize("K", [2, 6])
+def test_vector_scaling_reaches_the_maximum_likelihood(K: int) -> None:
+    from scipy.optimize import minimize
+
+    z, y = overconfident(1000, K)
+    Z, Y = z.double().numpy(), y.numpy()
+
+    def mean_loss(theta: np.ndarray) -> float:
+        return F.cross_entropy(torch.tensor(theta[:K] * Z + theta[K:]), y).item()
+
+    best = minimize(mean_loss, np.r_[np.ones(K), np.zeros(K)], method="BFGS", options={"gtol": 1e-6}).fun
+    ours = nll(VECTOR.apply(VECTOR.fit(z, y, prior=Precision(1e-6, 1e-6)), z), y)
+    assert ours - best < 1e-8
+    assert nll(VECTOR.apply(VECTOR.fit(z, y), z), y) - best < 1e-4  # what the prior costs
+    assert len(Y) == 1000
 
 
 def test_matrix_scaling_without_priors_is_logistic_regression() -> None:
@@ -366,3 +380,14 @@ def test_platt_at_any_scale(scale: float) -> None:
     z, y = sample(400, 2)
     expected = apply_platt(fit_platt(z, y), z)
     torch.testing.assert_close(apply_platt(fit_platt(scale * z, y), scale * z), expected, rtol=0, atol=1e-5)
+
+
+def test_platt_classes_are_fitted_independently() -> None:
+    z, y = overconfident(400, 4)
+    params = fit_platt(z, y)
+    for k in range(4):
+        alone = fit_platt(
+            z, torch.where(y == k, k, (k + 1) % 4)
+        )  # which of the others an example is of does not matter
+        assert float(alone["slope"][k]) == pytest.approx(float(params["slope"][k]), rel=1e-5)
+        assert float(alone["intercept"][k]) == pytest.approx(float(params["intercept"][k]), abs=1e-5)

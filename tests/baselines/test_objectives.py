@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from drawn import overconfident
+from torch import nn
 from torch.nn import functional as F
 
 from calib_bench import models, registry
@@ -22,18 +23,9 @@ from calib_bench.planning.defaults import spell_out
 from calib_bench.train.loss import Loss, TrialSchedule
 
 OBJECTIVES = registry.objectives()
-
-OBJECTIVES = registry.objectives()
 each_objective = pytest.mark.parametrize("name", OBJECTIVES)
 IMAGE = InputSpec("image", (1, 8, 8))
 each_loss = pytest.mark.parametrize("name", [name for name, objective in OBJECTIVES.items() if objective.loss])
-
-
-def sample(N: int = 250, K: int = 5, seed: int = 0, scale: float = 3.0) -> tuple[Tensor, Tensor]:
-    """Overconfident logits: labels come from softmax(0.6 z)."""
-    g = torch.Generator().manual_seed(seed)
-    z = scale * torch.randn(N, K, generator=g)
-    return z, torch.multinomial(torch.softmax(0.6 * z, 1), 1, generator=g)[:, 0]
 
 
 def trial(**changed: object) -> Trial:
@@ -58,7 +50,7 @@ def test_the_neutral_strength_changes_nothing(name: str) -> None:
     objective = OBJECTIVES[name]
     if objective.neutral is None:
         pytest.skip("no strength of it is plain cross-entropy")
-    z, y = sample(64)
+    z, y = overconfident(64)
     neutral = torch.tensor(objective.neutral)
     if objective.loss:
         assert torch.equal(objective.loss(z, y, neutral), F.cross_entropy(z, y, reduction="none"))
@@ -77,7 +69,7 @@ def test_the_neutral_strength_changes_nothing(name: str) -> None:
 @each_loss
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_strength_zero_is_cross_entropy_to_the_bit(name: str, dtype: torch.dtype) -> None:
-    z, y = sample(64)
+    z, y = overconfident(64)
     values, gradients = [], []
     for f in (lambda a: F.cross_entropy(a, y, reduction="none"), lambda a: OBJECTIVES[name].loss(a, y, a.new_zeros(1))):
         Z = z.to(dtype).requires_grad_()
@@ -105,7 +97,7 @@ def test_a_batch_of_models_is_each_model(name: str) -> None:
 @each_loss
 @pytest.mark.parametrize("scale", [1e4, 1e-8])
 def test_gradients_are_finite_at_extreme_logits(name: str, scale: float) -> None:
-    z, y = sample(64)
+    z, y = overconfident(64)
     Z = (scale * z).requires_grad_()
     OBJECTIVES[name].loss(Z, y, torch.tensor(0.1)).sum().backward()
     assert Z.grad is not None
@@ -114,7 +106,7 @@ def test_gradients_are_finite_at_extreme_logits(name: str, scale: float) -> None
 
 @each_loss
 def test_objective_gradient_is_its_derivative(name: str) -> None:
-    z, y = sample(6, 3)
+    z, y = overconfident(6, 3)
     Z = z.double().requires_grad_()
     assert torch.autograd.gradcheck(lambda a: OBJECTIVES[name].loss(a, y, torch.tensor(0.2)), Z)
 
@@ -128,13 +120,13 @@ def test_default_strengths_are_valid(name: str) -> None:
 
 @pytest.mark.parametrize("eps", [0.0, 0.1, 0.5, 1.0])
 def test_label_smoothing_is_torchs(eps: float) -> None:
-    z, y = sample(64)
+    z, y = overconfident(64)
     ours = OBJECTIVES["label_smoothing"].loss(z.double(), y, torch.tensor(eps, dtype=torch.float64))
     torch.testing.assert_close(ours, F.cross_entropy(z.double(), y, label_smoothing=eps, reduction="none"))
 
 
 def test_confidence_penalty_is_cross_entropy_less_entropy() -> None:
-    z, y = sample(64)
+    z, y = overconfident(64)
     entropy = torch.distributions.Categorical(logits=z.double()).entropy()
     ours = OBJECTIVES["confidence_penalty"].loss(z.double(), y, torch.tensor(0.3))
     torch.testing.assert_close(ours, F.cross_entropy(z.double(), y, reduction="none") - 0.3 * entropy)
@@ -153,14 +145,14 @@ def test_confidence_penalty_penalizes_confidence() -> None:
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 5.0])
 def test_focal_loss_is_its_formula(gamma: float) -> None:
-    z, y = sample(64)
+    z, y = overconfident(64)
     p_y = z.double().softmax(1).gather(1, y[:, None])[:, 0]
     expected = -((1 - p_y) ** gamma) * p_y.log()
     torch.testing.assert_close(OBJECTIVES["focal_loss"].loss(z.double(), y, torch.tensor(gamma)), expected)
 
 
 def test_logit_norm_sees_directions_alone() -> None:
-    z, y = sample(64)
+    z, y = overconfident(64)
     loss = Loss({"logit_norm": torch.tensor(25.0, dtype=torch.float64)}, OBJECTIVES)
     beta = torch.tensor(0.3, dtype=torch.float64)
     expected = F.cross_entropy(0.3 * 25 * F.normalize(z.double(), dim=1), y, reduction="none")
@@ -169,14 +161,14 @@ def test_logit_norm_sees_directions_alone() -> None:
 
 
 def test_a_map_of_logits_combines_with_a_loss() -> None:
-    z, y = sample(64)
+    z, y = overconfident(64)
     both = Loss({"logit_norm": torch.tensor(25.0), "label_smoothing": torch.tensor(0.1)}, OBJECTIVES)
     expected = F.cross_entropy(2 * 25 * F.normalize(z, dim=1), y, reduction="none", label_smoothing=0.1)
     torch.testing.assert_close(both(z, y, torch.tensor(2.0)), expected)
 
 
 def test_squared_error_is_the_distance_to_the_label() -> None:
-    z, y = sample(64)
+    z, y = overconfident(64)
     ours = OBJECTIVES["squared_error"].loss(z.double(), y, torch.tensor(1.0))
     torch.testing.assert_close(ours, (z.double() - F.one_hot(y, 5)).square().sum(1))
 
@@ -210,7 +202,7 @@ def test_a_head_is_replaced_where_the_model_has_it(name: str) -> None:
 
 
 def test_margin_smoothing_costs_nothing_within_the_margin() -> None:
-    z, y = sample(64)
+    z, y = overconfident(64)
     f = OBJECTIVES["margin_smoothing"].loss
     plain = F.cross_entropy(z, y, reduction="none")
     near = (z.amax(1) - z.amin(1)) <= 10
@@ -222,7 +214,7 @@ def test_margin_smoothing_costs_nothing_within_the_margin() -> None:
 
 
 def test_max_suppression_is_label_smoothing_where_the_answer_is_right() -> None:
-    z, y = sample(64)
+    z, y = overconfident(64)
     z, eps = z.double(), torch.tensor(0.1, dtype=torch.float64)
     smoothed, suppressed = (OBJECTIVES[name].loss(z, y, eps) for name in ("label_smoothing", "max_suppression"))
     right = z.argmax(1) == y
@@ -232,7 +224,7 @@ def test_max_suppression_is_label_smoothing_where_the_answer_is_right() -> None:
 
 
 def test_z_loss_is_the_squared_log_normalizer() -> None:
-    z, y = sample(64)
+    z, y = overconfident(64)
     penalty = OBJECTIVES["z_loss"].loss(z, y, torch.tensor(0.1)) - F.cross_entropy(z, y, reduction="none")
     torch.testing.assert_close(penalty, 0.1 * z.exp().sum(1).log() ** 2, rtol=1e-4, atol=1e-4)
 

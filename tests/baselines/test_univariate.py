@@ -7,12 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from drawn import nll, overconfident
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from calib_bench.baselines import _one_vs_rest, _tallies, bbq, spline, venn_abers
 from calib_bench.baselines import ensemble_temperature_scaling as ensemble
+from calib_bench.baselines._solvers import log_odds
 from calib_bench.baselines.beta_calibration import BASELINE as BETA
 from calib_bench.baselines.ensemble_temperature_scaling import (
     apply_ensemble,
@@ -33,10 +35,6 @@ def sample(N: int = 1000, K: int = 2, seed: int = 0, scale: float = 3.0) -> tupl
     g = torch.Generator().manual_seed(seed)
     z = scale * torch.randn(N, K, generator=g, dtype=torch.float64)
     return z, torch.multinomial(torch.softmax(0.6 * z, 1), 1, generator=g)[:, 0]
-
-
-def nll(logp: Tensor, y: Tensor) -> float:
-    return float(-logp.gather(1, y[:, None]).mean())
 
 
 def pair(x: Tensor) -> Tensor:
@@ -82,6 +80,15 @@ def test_scores_of_rows_that_differ_by_rounding_are_ties() -> None:
     z = torch.tensor([[0.1, 0.7, -2.3, 1.1]], dtype=torch.float64)
     x = _one_vs_rest.scores(torch.cat([z, z + 0.3, z.log_softmax(1)]))
     assert (x == x[:, :1]).all()
+
+
+def test_log_odds_are_exact_at_both_ends() -> None:
+    z = torch.tensor([[800.0, 0.0, 0.0], [1.0, 2.0, 3.0]], dtype=torch.float64)
+    odds = log_odds(z)
+    assert odds[0].tolist() == pytest.approx([800 - math.log(2), -800, -800])
+    p = z[1].softmax(0)
+    torch.testing.assert_close(odds[1], torch.logit(p))
+    torch.testing.assert_close(log_odds(z + 5), odds)
 
 
 def test_tallies_count() -> None:
@@ -466,6 +473,21 @@ def test_multiclass_isotonic_is_one_function_and_keeps_the_order() -> None:
     assert torch.equal(logp.argsort(dim=1), z.argsort(dim=1))
 
 
+def test_isotonic_against_scikit_learn() -> None:
+    from sklearn.isotonic import IsotonicRegression
+
+    z, y = overconfident(400, 2)
+    z = (4 * z).round() / 4  # ties
+    score = log_odds(z)[:, 1].numpy()
+    new = log_odds(overconfident(300, 2, seed=1)[0])
+    theirs = IsotonicRegression(out_of_bounds="clip").fit(score, y.numpy())
+    params = fit_isotonic(z, y)
+    p = apply_isotonic(params, new / 2)[:, 1].exp().numpy()  # log odds of (-x/2, x/2) are (-x, x)
+    share = 1 / 401
+    assert params["uniform"] == share
+    assert p == pytest.approx((1 - share) * theirs.predict(new[:, 1].numpy()) + share / 2, abs=1e-6)
+
+
 def test_isotonic_without_mixing_has_an_infinite_log_loss_and_with_it_not() -> None:
     # netcal, scikit-learn and probmetrics return probabilities of exactly zero.
     from netcal.binning import IsotonicRegression
@@ -478,6 +500,20 @@ def test_isotonic_without_mixing_has_an_infinite_log_loss_and_with_it_not() -> N
     assert math.isfinite(nll(apply_isotonic(fit_isotonic(z, y), new), labels))
 
 
+def test_histogram_binning_against_its_definition() -> None:
+    z, y = overconfident(300, 3)
+    params = fit_histogram(z, y, bins=10)
+    x = log_odds(z)
+    share = 1 / 301
+    q = torch.empty_like(x)
+    for k in range(3):
+        for part in x[:, k].argsort().chunk(10):
+            q[part, k] = (y[part] == k).double().mean()
+    total = q.sum(1, keepdim=True)
+    expected = (1 - share) * torch.where(total > 0, q / total, 1 / 3) + share / 3
+    torch.testing.assert_close(apply_histogram(params, z).exp(), expected)
+
+
 def test_histogram_of_two_classes_is_one_map() -> None:
     x = torch.arange(10, dtype=torch.float64)
     y = torch.tensor([0, 0, 1, 0, 0, 1, 1, 0, 1, 1])
@@ -486,6 +522,17 @@ def test_histogram_of_two_classes_is_one_map() -> None:
     assert params["value"].tolist() == pytest.approx([1 / 4, 2 / 3, 2 / 3])
     p = apply_histogram(params, pair(x)).exp()[:, 1]
     assert p[0] == pytest.approx(1 / 4 * 10 / 11 + 0.5 / 11)
+
+
+@pytest.mark.parametrize(
+    ("fit", "apply"), [(fit_isotonic, apply_isotonic), (fit_histogram, apply_histogram)], ids=["isotonic", "histogram"]
+)
+def test_binned_maps_never_give_an_infinite_loss(fit, apply) -> None:
+    z, y = overconfident(100, 10)
+    new, labels = overconfident(5000, 10, seed=3)
+    logp = apply(fit(z, y), new)
+    assert logp.amin() >= math.log(1 / 101 / 10) - 1e-9
+    assert math.isfinite(nll(logp, labels))
 
 
 # ---- Bayesian binning

@@ -597,13 +597,10 @@ def test_permutation_of_a_factor() -> None:
     found = [inference.variance_shares(y, draws=199, seed=i) for i, y in enumerate(noise)]
     assert np.mean([f.p_first for f in found]) == pytest.approx(0.5, abs=0.08)
     assert np.mean([f.p_first <= 0.1 for f in found]) <= 0.17
-    assert np.mean([f.p_second_within[2] for f in found]) >= 0.45
     # An effect within the second level only; permuted exhaustively, 3! ^ 3 ways of which 3! move all seeds alike.
     effect = np.zeros((3, 2, 1))
     effect[:, 1] = np.array([[-9.0], [0], [9]])
     strong = inference.variance_shares(noise[0] + effect, draws=9999)
-    assert strong.p_first_within[1] == pytest.approx(1 / 36, abs=0.01)
-    assert strong.p_first_within[0] > 0.05
     assert strong.p_first == pytest.approx(1 / 36, abs=0.01)
 
 

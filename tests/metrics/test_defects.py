@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from drawn import nll, overconfident
 from torch import Tensor
 
 from calib_bench import metrics
@@ -14,17 +15,6 @@ from calib_bench.baselines.isotonic import apply_isotonic, fit_isotonic
 from calib_bench.baselines.temperature_scaling import Logits, cumulants, fit_temperature, loss
 from calib_bench.baselines.vector_scaling import BASELINE as VECTOR
 from calib_bench.metrics.smooth import smooth_error
-
-
-def overconfident(N: int, K: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    g = torch.Generator().manual_seed(seed)
-    z = 3 * torch.randn(N, K, generator=g)
-    return z, torch.multinomial(torch.softmax(0.6 * z, 1), 1, generator=g)[:, 0]
-
-
-def nll(logp: Tensor, y: Tensor) -> float:
-    return float(-logp.gather(1, y[:, None]).mean())
-
 
 # ---- temperature scaling
 

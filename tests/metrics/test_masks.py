@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from drawn import nll
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
@@ -36,10 +37,6 @@ def questions(N: int = 400, K: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def marked(z: Tensor, mark: float) -> Tensor:
     return z.masked_fill(z.isneginf(), mark)
-
-
-def nll(logp: Tensor, y: Tensor) -> float:
-    return float(-logp.gather(1, y[:, None]).mean())
 
 
 @each

@@ -282,11 +282,13 @@ def test_short_names_are_whole_models_and_examples_are_valid():
     for short, full in models.ALIASES.items():
         assert models.canonical(short) == full
         assert torch.equal(flat(made("mlp", DIGITS)), flat(made("mlp_128_128", DIGITS)))
-    for name in models.names():
+    for name in models.examples():
         models.check(name)
         assert models.canonical(name) == name
 
 
 def test_checking_a_name_imports_no_torch():
-    code = "import sys; from calib_bench import models as m; m.check('wrn_16_4', 'image'); m.fusable('mlp'); m.names()"
+    code = (
+        "import sys; from calib_bench import models as m; m.check('wrn_16_4', 'image'); m.fusable('mlp'); m.examples()"
+    )
     subprocess.run([sys.executable, "-c", f"{code}; assert not {{'torch', 'timm'}} & set(sys.modules)"], check=True)

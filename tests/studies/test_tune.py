@@ -82,13 +82,13 @@ def test_the_choice_of_configurations_is_counted_and_told(folder: Path) -> None:
         measured.append(measure_arm(store, searches.final_arm(settings, found, store.scores(settings.select)), repair))
         again = measured[-1].redrawn_choice
         assert again is not None
-        assert again.costs == pytest.approx({one.trial.lr: one.scores[-1] for one in searches.full_length(found)})
+        assert again.costs == pytest.approx({one.trial.lr: one.scores[-1] for one in found.full_length})
         assert len(again.costs) > 1
         assert set(again.shares) <= set(again.costs)
     for column in ("accuracy", "log_loss_total_low", "log_loss_dyn_high", "log_loss_dyn_p"):
         assert gain[column] == contrast(measured[0], measured[1], False)[column]
     assert told["rate"] == gain["tuned_rate"]
-    runner_up = sorted((one.scores[-1], one.trial.lr, one.trial.beta) for one in searches.full_length(pair.joint))[1]
+    runner_up = sorted((one.scores[-1], one.trial.lr, one.trial.beta) for one in pair.joint.full_length)[1]
     assert (told["runner_up"], told["runner_up_beta"]) == runner_up[1:]
     assert told["log_loss_dyn_least"] <= told["log_loss_dyn"] <= told["log_loss_dyn_most"]
 
@@ -106,7 +106,7 @@ def test_a_tuning_seed_is_compared_at_the_configurations_that_the_others_choose(
     for found in (pair.joint, pair.plain):
         assert found.best is not None
         arm = searches.final_arm(settings, found, scores)
-        full = [one.trial for one in searches.full_length(found)]
+        full = [one.trial for one in found.full_length]
         for seed, trial in arm.trials.items():
             others = [other for other in (0, 1, 2) if other != seed]
             costs = [sum(scores(one.model_copy(update={"seed": other})) for other in others) for one in full]

@@ -67,7 +67,7 @@ def run(one: Trial, **options: Any) -> TrialResult:
     return train_single(one, digits(one.model), device=CPU, objectives=OBJECTIVES, probe=probe, **options)
 
 
-def same(a: TrialResult, b: history.TrialResult) -> bool:
+def same(a: TrialResult, b: TrialResult) -> bool:
     """Bit-equal logits and history, seconds aside."""
     columns = [name for name in history.COLUMNS if name != "seconds"]
     return all(torch.equal(a.logits[name], b.logits[name]) for name in a.logits) and all(
@@ -189,7 +189,7 @@ def test_loss_is_float32_for_half_precision_logits() -> None:
 
 
 @given(
-    schedule=st.sampled_from(fusion.schedules()),
+    schedule=st.sampled_from(fusion.SCHEDULES),
     epochs=st.integers(1, 12),
     per_epoch=st.integers(1, 7),
     warmup=st.integers(0, 10),

@@ -5,32 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from calib_bench.analysis import beta_rate_plane
 from calib_bench.analysis.estimate import Estimate
 from calib_bench.analysis.format import ALPHA
-from calib_bench.analysis.result_rows import Row, adjusted, excludes_zero, fields
+from calib_bench.analysis.result_rows import Row, adjusted, excludes_zero, fields, limits
 from calib_bench.core.results import Results
 from calib_bench.core.splits import Splits
 from calib_bench.core.trial import Trial
 from calib_bench.dynamics.euler_degree import euler_degree
 from calib_bench.inference import Interval, crossed_interval
 from calib_bench.metrics import log_loss_n
-from calib_bench.planning import tuning
 from calib_bench.studies.homogeneity import nets
 from calib_bench.studies.homogeneity.nets import RANGE, Net
 from calib_bench.train.initialize import prepare
 from calib_bench.train.learning_rate import probe
 
-if TYPE_CHECKING:
-    import torch
-    from numpy.typing import NDArray
-    from torch import Tensor, nn
-
-    Array = NDArray[np.float64]
+Array = NDArray[np.float64]
 
 BEST, FAILURE = "best rate", "failure"
 EQUIVALENT, MISSED, SUGGESTIVE, INCONCLUSIVE = "equivalent", "established miss", "suggestive miss", "inconclusive"
@@ -42,8 +38,6 @@ AGREES = 1e-8
 
 def measure_degree(trial: Trial, model: nn.Module, splits: Splits, device: torch.device) -> dict[str, Tensor]:
     """The Euler degree at initialization on a batch of training examples, float64 [1]."""
-    import torch
-
     x, _ = probe(splits, device)
     return {"degree": torch.tensor([euler_degree(model, prepare(x, trial.precision))], dtype=torch.float64)}
 
@@ -94,30 +88,20 @@ def read(net: Net, store: Results) -> Reading:
         StoreError: a stored trial cannot be read.
     """
     scores = store.scores(net.grid.select)
-    shift_B = np.array([_log_unit(net, store, arm) for arm in net.arms])
+    shift_B = np.array([beta_rate_plane.log_unit(store, net.trials(arm)) for arm in net.arms])
     starts = nets.starts(net)
     degrees = [float(store.arrays(start)["degree"][0]) if store.has(start) else math.nan for start in starts]
     score_SBR = np.array(
-        [[[_or_inf(scores(net.at(arm, r, seed))) for r in arm.rates] for arm in net.arms] for seed in net.seeds]
+        [
+            [[beta_rate_plane.or_inf(scores(net.at(arm, r, seed))) for r in arm.rates] for arm in net.arms]
+            for seed in net.seeds
+        ]
     )
     place_SB, edge_SB = beta_rate_plane.parabola_minimum(np.log(net.arms[0].rates), score_SBR)
     brackets = [beta_rate_plane.failure_brackets(nets.frontier(net), arm, scores) for arm in net.arms]
     failure_SB = np.log([[bracket[seed].rate for bracket in brackets] for seed in net.seeds])
     best_SB = np.where(edge_SB, np.nan, place_SB)
     return Reading(net, np.array(degrees), best_SB - shift_B, failure_SB - shift_B, _starts(net, store))
-
-
-def _or_inf(score: float | None) -> float:
-    return math.inf if score is None else float(score)
-
-
-def _log_unit(net: Net, store: Results, arm: tuning.Arm) -> float:
-    """Log of an arm's rate in lr_hom over the rate itself; NaN where none of its trials is stored."""
-    for rate in arm.rates:
-        for trial in (net.at(arm, rate, seed) for seed in net.seeds):
-            if store.has(trial):
-                return math.log(trial.lr / store.record(trial).metadata["lr"])
-    return math.nan
 
 
 def _starts(net: Net, store: Results) -> Array:
@@ -161,8 +145,7 @@ def _slope_row(reading: Reading, quantity: str, where: str, in_range: Sequence[i
         return row
     slope_S = beta_rate_plane.slope(np.log(reading.net.betas)[kept], log_SB[usable][:, kept])
     over_seeds = over(slope_S)
-    slope = {key: value for key, value in fields("slope", over_seeds).items() if key != "slope_p"}
-    return row | slope | fields("slope_hom", over(slope_S - reading.prediction))
+    return row | limits("slope", over_seeds) | fields("slope_hom", over(slope_S - reading.prediction))
 
 
 def over(value_S: Array) -> Interval:
@@ -292,8 +275,8 @@ def regret_rows(readings: Sequence[Reading], store: Results, margin: float) -> l
             row["ratio"] = carried[0].lr / tuned[0].lr
             row |= {"failed": _failures(store, carried), "tuned_failed": _failures(store, tuned)}
             row |= fields("test", _difference(store, carried, tuned, "test"))
-            row |= _without_p(fields("selection", _difference(store, carried, tuned, "selection")))
-            row |= _without_p(fields("same_rate", _difference(store, same, tuned, "test")))
+            row |= limits("selection", _difference(store, carried, tuned, "selection"))
+            row |= limits("same_rate", _difference(store, same, tuned, "test"))
             rows.append(row | {"same_rate_failed": _failures(store, same)})
     return [_unless_failed(row) for row in judged(rows, "test", margin, rows)]
 
@@ -303,10 +286,6 @@ def _unless_failed(row: Row) -> Row:
     if row["verdict"] == EQUIVALENT and row["failed"] > row["tuned_failed"]:
         return {**row, "verdict": INCONCLUSIVE}
     return row
-
-
-def _without_p(row: Row) -> Row:
-    return {key: value for key, value in row.items() if not key.endswith("_p")}
 
 
 def _failures(store: Results, trials: Sequence[Trial]) -> int:
@@ -353,7 +332,7 @@ def saddle_rows(readings: Sequence[Reading], store: Results) -> list[Row]:
         growth: Row = {"law": min(2 - reading.degree, 0.0) if net.trial.optimizer == "sgd" else 0.0}
         if usable.any():
             log_scale = np.log(net.betas)[in_range] / reading.degree
-            growth |= _without_p(fields("growth", over(beta_rate_plane.slope(log_scale, log_SB[usable][:, in_range]))))
+            growth |= limits("growth", over(beta_rate_plane.slope(log_scale, log_SB[usable][:, in_range])))
         for b, beta in enumerate(net.betas):
             log_S = log_SB[np.isfinite(log_SB[:, b]), b]
             row: Row = {**net.name, "beta": beta, "scale": beta ** (1 / reading.degree), "degree": reading.degree}
@@ -384,6 +363,5 @@ def _steps(net: Net, store: Results, trial: Trial) -> float:
 
 def _total_steps(net: Net, store: Results) -> float:
     """Updates of a whole run; NaN where none is stored."""
-    trials = (net.at(arm, rate, seed) for arm in net.arms for rate in arm.rates for seed in net.seeds)
-    done = next((trial for trial in trials if store.state(trial) == "done"), None)
+    done = next((trial for arm in net.arms for trial in net.trials(arm) if store.state(trial) == "done"), None)
     return float(store.record(done).metadata["steps"]) if done else math.nan

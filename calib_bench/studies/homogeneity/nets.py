@@ -102,6 +102,10 @@ class Net:
         """The trial of an arm at a rate and seed."""
         return tuning.trial_at(self.grid, arm.trial, rate, seed)
 
+    def trials(self, arm: tuning.Arm) -> Iterator[Trial]:
+        """Every trial of an arm: all seeds at each rate of the grid."""
+        return (self.at(arm, rate, seed) for rate in arm.rates for seed in self.seeds)
+
     def best(self, arm: tuning.Arm, scores: Scores, seeds: Sequence[int]) -> float:
         """The rate of the grid with the lowest mean selection score over some seeds."""
         failed = beta_rate_plane.is_failed(self.grid)

@@ -16,6 +16,8 @@ trains one trial at a time, at ten times the cost, and is asked for by name: `mo
 
 from __future__ import annotations
 
+import pandas as pd
+
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis, Probe, Role, Section, Study
@@ -44,8 +46,6 @@ def analyse(grid: Grid, store: Results) -> Analysis:
     Raises:
         StoreError: a stored trial cannot be read.
     """
-    import pandas as pd
-
     options = Options.of(grid)
     every = nets.nets(grid, store.scores(grid.select))
     readings = [measure.read(net, store) for net in every if net.complete]

@@ -237,7 +237,7 @@ def read(grid: Grid, store: Results, arms: Sequence[tuning.Arm], name: Row, nest
     rates = arms[0].rates
     scores, failed = store.scores(grid.select), beta_rate_plane.is_failed(grid)
     trials_SBR = _grid(grid, arms, rates)
-    measured = [[[_or_inf(scores(trial)) for trial in row] for row in plane] for plane in trials_SBR]
+    measured = [[[beta_rate_plane.or_inf(scores(trial)) for trial in row] for row in plane] for plane in trials_SBR]
     score_SBR = np.array(measured, float)
     failed_SBR = np.array([[[failed(score) for score in row] for row in plane] for plane in measured])
     log_lambda_SB, unconverged = _log_lambdas(grid, store, trials_SBR)
@@ -262,10 +262,8 @@ def read(grid: Grid, store: Results, arms: Sequence[tuning.Arm], name: Row, nest
 
 def _log_hom(store: Results, trials_SR: Sequence[Sequence[Trial]]) -> float:
     """Log of a rate in lr_hom over the rate itself at one beta; NaN where no trial is stored or the unit is another."""
-    for trial in (trial for row in trials_SR for trial in row):
-        if trial.lr_unit == "lr_hom" and store.has(trial):
-            return math.log(trial.lr / store.record(trial).metadata["lr"])
-    return math.nan
+    trials = itertools.chain.from_iterable(trials_SR)
+    return beta_rate_plane.log_unit(store, (trial for trial in trials if trial.lr_unit == "lr_hom"))
 
 
 def _grid(grid: Grid, arms: Sequence[tuning.Arm], rates: Sequence[float]) -> list[list[list[Trial]]]:
@@ -292,10 +290,6 @@ def _lost(score_SR: Array, failed_SR: NDArray[np.bool_], grid: Grid) -> int:
     best = int(score_SR.mean(0).argmin())
     collapsed_S = collapsed(score_SR[:, best], beta_rate_plane.guess(grid), largest=False)
     return int((np.asarray(collapsed_S, bool) | failed_SR[:, best]).sum())
-
-
-def _or_inf(score: float | None) -> float:
-    return math.inf if score is None else score
 
 
 def _values(grid: Grid, store: Results, trials_SBR: list[list[list[Trial]]], score_SBR: Array, nested: bool) -> Array:

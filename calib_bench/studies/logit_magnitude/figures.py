@@ -39,7 +39,6 @@ NO_PAIRS = "No arm shares a finished seed with the model alone at the reference 
 NO_DESIGN = "No design has finished seeds in all of its cells."
 UNTRAINED = "The 2x2 of head rate and initial head was not trained: see the warnings."
 LABELS = {"accuracy": "test accuracy", "repaired_log_loss": "repaired log loss (nats)"}
-SHORT = {"accuracy": "accuracy", "repaired_log_loss": "repaired log loss"}
 
 
 def plane(analysis: Analysis) -> Figure:

@@ -17,7 +17,7 @@ from calib_bench.analysis.calibration_variance import set_influence
 from calib_bench.analysis.contrast import difference_of
 from calib_bench.analysis.findings import Finding, overview
 from calib_bench.analysis.measure import Measures
-from calib_bench.analysis.result_rows import Row, doubtful, fields
+from calib_bench.analysis.result_rows import Row, row_of
 from calib_bench.analysis.scores import SETS
 from calib_bench.analysis.table_notes import NAMES, families
 from calib_bench.analysis.tables import STAR, TableSpec
@@ -69,7 +69,7 @@ def rows(arm: Measures, reference: Measures | None, name: Row, nested: bool) -> 
     examples = arm.examples[RAW]["correct"].shape[1]
     base = {**name, "seeds": len(seeds), "examples": examples, "nested": nested}
     return [
-        {**base, "method": method, **_row(_intervals((arm, ours), (reference, theirs), method, nested))}
+        {**base, "method": method, **row_of(_intervals((arm, ours), (reference, theirs), method, nested))}
         for method in (RAW, REPAIRED)
     ]
 
@@ -101,13 +101,6 @@ def _threshold(side: Side, other: Side, method: str, metric: str) -> Fitted | No
     if len(influences) < 2 or influences[0].shape != influences[1].shape:
         return None
     return Fitted(np.add(*influences), 0.0, 0.0)
-
-
-def _row(intervals: dict[str, Interval]) -> Row:
-    row: Row = {}
-    for metric, interval in intervals.items():
-        row |= fields(metric, interval)
-    return row | doubtful(intervals)
 
 
 def _words(frame: pd.DataFrame, grid: Grid) -> Iterator[str]:

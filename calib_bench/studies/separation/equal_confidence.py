@@ -29,7 +29,7 @@ from calib_bench.analysis.contrast import difference_of
 from calib_bench.analysis.findings import Finding, Sentences, changes, findings_of, overview
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import SCORES, shift
-from calib_bench.analysis.result_rows import Row, adjusted, bounded, doubtful, fields
+from calib_bench.analysis.result_rows import Row, adjusted, bounded, row_of
 from calib_bench.analysis.table_notes import families, over_beta
 from calib_bench.analysis.tables import STAR, TableSpec
 from calib_bench.analysis.temperature_influence import temperature_slopes
@@ -290,9 +290,7 @@ def rows_of(matched: Matched, name: Row, nested: bool) -> list[Row]:
         intervals["interaction"] = crossed_interval(parts["interaction"], nested=nested, fit=fits.get("interaction"))
         if score == "correct":
             intervals["total"] = with_doubt(intervals["total"], (y11, y00), nested)
-        for part, one in intervals.items():
-            row |= fields(part, one)
-        row |= doubtful(intervals)
+        row |= row_of(intervals)
         if metric in ("log loss", "Brier"):
             choice = (moves["equal_confidence"], moves["total"]) if moves else None
             fit = fits.get("equal_confidence")
@@ -314,10 +312,7 @@ def _ece(matched: Matched, nested: bool) -> Row:
         part: ece_interval(confidence, correct, theirs, nested=nested)
         for part, ((confidence, correct), theirs) in pairs.items()
     }
-    row = doubtful(intervals)
-    for part, one in intervals.items():
-        row |= fields(part, one)
-    return row
+    return row_of(intervals)
 
 
 def points(matched: Matched, name: Row) -> list[Row]:

@@ -30,7 +30,7 @@ from calib_bench.analysis.contrast import difference_of
 from calib_bench.analysis.findings import Finding, Sentences, betas, changes, findings_of, overview
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.rate_choice import RedrawnChoice, shift
-from calib_bench.analysis.result_rows import Row, adjusted, doubtful, fields
+from calib_bench.analysis.result_rows import Row, adjusted, doubtful, fields, limits
 from calib_bench.analysis.table_notes import NAMES, families, over_beta
 from calib_bench.analysis.tables import STAR, TableSpec
 from calib_bench.analysis.trial_predictions import on_trials
@@ -173,39 +173,26 @@ def _risks(calibrators: Mapping[str, Calibrator], store: Results, trials: Sequen
     able = {name: method for name, method in calibrators.items() if Z[0].shape[1] <= LARGEST or "matrix" not in name}
     if len({z.shape for z in Z}) > 1:
         sets = zip(Z, y, tests, strict=True)
-        return [cross_validated_stack(z[None], y_N[None], able, tests=[test])[0] for z, y_N, test in sets]
-    return cross_validated_stack(torch.stack(Z), torch.stack(y), able, tests=tests)
+        return [cross_validated(z[None], y_N[None], able, [test])[0] for z, y_N, test in sets]
+    return cross_validated(torch.stack(Z), torch.stack(y), able, tests)
 
 
 def cross_validated(
-    Z_NK: Tensor, y_N: Tensor, calibrators: Mapping[str, Calibrator], folds: int = FOLDS, seed: int = 0
-) -> Risks:
-    """Mean log loss and Brier score of each calibrator on examples that it was not fitted on.
-
-    Folds are random, the same for every calibrator. With fewer examples than folds, each is a fold of its own. One
-    calibrator alone is not fitted: there is nothing to choose.
-    """
-    return cross_validated_stack(Z_NK[None], y_N[None], calibrators, folds, seed)[0]
-
-
-def cross_validated_stack(
     Z_SNK: Tensor,
     y_SN: Tensor,
     calibrators: Mapping[str, Calibrator],
-    folds: int = FOLDS,
-    seed: int = 0,
     tests: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> list[Risks]:
-    """`cross_validated` of S calibration sets of one shape, which share folds; small folds are fitted together.
+    """Mean log loss and Brier score of each calibrator on examples that it was not fitted on, of S calibration sets.
 
-    A calibrator that cannot take one of the sets is left out.
+    Folds are random, the same for every calibrator and set; small ones are fitted together. With fewer examples than
+    folds, each is a fold of its own. One calibrator alone is not fitted: there is nothing to choose. A calibrator that
+    cannot take one of the sets is left out.
 
     Args:
         Z_SNK: logits.
         y_SN: labels.
         calibrators: by name.
-        folds: their number.
-        seed: of the folds.
         tests: of each set logits [M, K] and labels [M] of test examples: their mean scores after the map that was
             fitted without each fold are by score + WITHOUT.
     """
@@ -213,7 +200,7 @@ def cross_validated_stack(
     if len(calibrators) == 1:
         nothing = dict.fromkeys(SCORES.values(), math.nan)
         return [dict.fromkeys(calibrators, nothing) for _ in range(S)]
-    parts = _alike(_folds(y_SN.shape[1], folds, seed), Z_SNK.numel())
+    parts = _alike(_folds(y_SN.shape[1]), Z_SNK.numel())
     risks: list[Risks] = [{} for _ in range(S)]
     for name, calibrator in calibrators.items():
         try:
@@ -225,10 +212,10 @@ def cross_validated_stack(
     return risks
 
 
-def _folds(N: int, folds: int, seed: int) -> list[Tensor]:
+def _folds(N: int) -> list[Tensor]:
     """Random folds of N examples, none of them empty."""
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(N))
-    return [part for part in torch.tensor_split(order, folds) if len(part)]
+    order = torch.from_numpy(np.random.default_rng(0).permutation(N))
+    return [part for part in torch.tensor_split(order, FOLDS) if len(part)]
 
 
 def _cross_validate(
@@ -356,7 +343,7 @@ def _row(
     row: Row = {"chosen": _counted([arm.choices[column][i] for i in places])} if family == CHOSEN else {}
     intervals = _levels(sides[0], family, column, nested, moves[0])
     for part, interval in intervals.items():
-        row |= {key: value for key, value in fields(part, interval).items() if key != f"{part}_p"}
+        row |= limits(part, interval)
     if len(sides) > 1 and family in sides[1][0].after:
         changes = _changes((sides[0], sides[1]), family, column, nested, moves[1])
         for part, interval in changes.items():

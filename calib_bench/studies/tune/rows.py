@@ -16,7 +16,7 @@ from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import Trial
 from calib_bench.planning import tuning
-from calib_bench.studies.tune.searches import SEARCHES, Pair, final_arm, full_length
+from calib_bench.studies.tune.searches import SEARCHES, Pair, final_arm
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _elsewhere(arms: Sequence[tuning.Arm]) -> str | None:
 
 def _alternatives(pair: Pair, measured: Sequence[Measures]) -> list[Row]:
     """What the gain is at the runner-up, and at configurations that might have been chosen, see `choice.rows`."""
-    betas = {tried.trial.lr: tried.trial.beta for tried in full_length(pair.joint)}
+    betas = {tried.trial.lr: tried.trial.beta for tried in pair.joint.full_length}
     rows = choice.rows(measured[0], measured[1], {"beta": measured[0].arm.trial.beta})
     return [row | ({"runner_up_beta": betas[row["runner_up"]]} if "runner_up" in row else {}) for row in rows]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,7 +67,7 @@ def final_arm(grid: Grid, over: Search, scores: Scores) -> tuning.Arm:
     """
     best = over.best
     assert best is not None, "checked by the caller"
-    full = sorted(full_length(over), key=lambda t: (t.scores[-1], t.trial.lr), reverse=True)
+    full = sorted(over.full_length, key=lambda t: (t.scores[-1], t.trial.lr), reverse=True)
     configurations = {t.trial.lr: t for t in full}
     seeds = grid.seed
     tried = {r: tuple(seeded(grid, t.trial, seeds[: grid.tune_seeds])) for r, t in configurations.items()}
@@ -77,11 +76,6 @@ def final_arm(grid: Grid, over: Search, scores: Scores) -> tuning.Arm:
     trials = {s: seeded(grid, configurations[apart.get(s, rate)].trial, (s,))[0] for s in seeds}
     means = {r: t.scores[-1] for r, t in configurations.items()}
     return tuning.Arm(best.trial, tuple(sorted(means)), means, rate, "tuned", trials, tried, grid.select, bool(apart))
-
-
-def full_length(finished: Search) -> list[Tried]:
-    """The configurations that were trained for their full length, by every tuning seed."""
-    return [t for t in finished.tried if t.finished and not t.failed and math.isfinite(t.scores[-1])]
 
 
 def runs(grid: Grid, tried: Tried, seeds: Sequence[int]) -> list[Trial]:

@@ -13,7 +13,8 @@ from calib_bench.core.trial import HF
 from calib_bench.data.augment import Augment
 from calib_bench.data.cache import cached
 from calib_bench.data.decoding import Greys, conversion_note, decode
-from calib_bench.data.duplicates import digests, note
+from calib_bench.data.duplicates import WHERE, digests, note
+from calib_bench.data.naming import listed
 from calib_bench.data.own_data import LABEL, OwnData, numbers, open_own
 from calib_bench.data.partition import partition, scaled
 from calib_bench.data.raw_split import Part
@@ -239,7 +240,20 @@ def from_columns() -> Load:
 def _own(request: Request) -> Splits:
     data = open_own(request)
     splits = _of_kind(request, data)
-    return replace(splits, columns=splits.columns or Columns(data.columns, request.label or LABEL))
+    columns = splits.columns or Columns(data.columns, request.label or LABEL)
+    return replace(splits, columns=columns, notes={**splits.notes, **_absent(splits)})
+
+
+def _absent(splits: Splits) -> dict[str, str]:
+    """A note on classes that a split has no example of; empty where every split has all."""
+    import numpy as np
+
+    lacking = []
+    for name, where in {**WHERE, "test": "test"}.items():
+        counts_K = np.bincount(splits[name].labels.numpy(), minlength=splits.classes)
+        if classes := [splits.class_names[k] for k in np.flatnonzero(counts_K == 0)]:
+            lacking.append(f"{listed(classes)} in {where}")
+    return {"absent": f"no example of {'; of '.join(lacking)}"} if lacking else {}
 
 
 def _of_kind(request: Request, data: OwnData) -> Splits:
@@ -264,12 +278,17 @@ def _numbers(request: Request, data: OwnData) -> Splits:
     raw.notes.update(note({pool: digests(x_ND) for pool, x_ND in x.items()}, rows))
     train_ND = x["train"][rows["train"].numpy()]
     mean_D, std_D = train_ND.mean(0), train_ND.std(0)
-    std_D = np.where(std_D > 0, std_D, 1)
+    prepared: tuple[str, ...] = ("standardized",)
+    if (constant_D := train_ND.max(0) == train_ND.min(0)).any():
+        raw.notes["constant"] = f"{constant_D.sum()} of {len(constant_D)} inputs have one value in all training rows"
+        if std_D[constant_D].any():  # deviations of rounding, which older versions divided by
+            prepared = ("standardized", "constant")
+        std_D[constant_D] = 1
     columns = Columns(data.columns, request.label or LABEL, (torch.from_numpy(mean_D), torch.from_numpy(std_D)))
     scaled_x = {pool: columns.scaled(torch.from_numpy(x_ND)) for pool, x_ND in x.items()}
     labels = {pool: torch.from_numpy(part.labels) for pool, part in pools.items()}
     splits = tensor_splits(scaled_x, labels, rows)
-    made = _from_raw(request, raw, splits, InputSpec("vector", tuple(train_ND.shape[1:])), ("standardized",))
+    made = _from_raw(request, raw, splits, InputSpec("vector", tuple(train_ND.shape[1:])), prepared)
     return replace(made, columns=columns)
 
 

@@ -269,7 +269,6 @@ def _of_kind(request: Request, data: OwnData) -> Splits:
 
 def _numbers(request: Request, data: OwnData) -> Splits:
     """Columns of numbers, each less its mean in the training split and over its deviation there."""
-    import numpy as np
     import torch
 
     raw, pools = data.raw, data.raw.pools

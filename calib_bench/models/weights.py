@@ -23,8 +23,6 @@ from calib_bench.errors import UserError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Entries of a checkpoint that may hold its tensors: Lightning's, torch's tutorials', timm's."""
-PREFIXES = ("module.", "model.", "_orig_mod.")
-"""What wrappers put before all names: data parallel, Lightning, torch.compile."""
 CLASS_NAMES = "class_names"
 """The entry of a checkpoint, or of safetensors' metadata as JSON, that names the head's classes in order."""
 COUNTER = "num_batches_tracked"
@@ -170,27 +168,27 @@ def _keeps_head(tensors: Mapping[str, Tensor], mine: Mapping[str, Tensor], head:
 
 
 def _without_prefix(tensors: Mapping[str, Tensor], mine: Collection[str]) -> Mapping[str, Tensor]:
-    """The tensors without what is before all their names, as long as none of these is the model's."""
-    while not any(name in mine for name in tensors) and (prefix := _prefix(tensors)):
-        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return tensors
-
-
-def _prefix(names: Collection[str]) -> str:
-    """What of `PREFIXES` is before all names; empty where nothing is."""
-    return next((one for one in PREFIXES if all(name.startswith(one) for name in names)), "")
+    """The tensors without the words that wrappers put before all names; as they are where none is then the model's."""
+    bare = tensors
+    while not any(name in mine for name in bare):
+        if len({name.partition(".")[:2] for name in bare}) != 1 or "" in bare:
+            return tensors
+        bare = {name.partition(".")[2]: value for name, value in bare.items()}
+    return bare
 
 
 def _problems(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """What is wrong with tensors that a model is to have, a clause each."""
+    """What is wrong with tensors that a model is to have, a clause each; the first names the nearest tensor."""
     missing = [name for name in expected if name not in tensors and not name.endswith(COUNTER)]
-    clauses = [f"it has no {name!r}{_nearest(name, tensors)}" for name in missing]
-    for name, value in tensors.items():
-        if name in expected:
-            wrong = _misfit(value, expected[name])
-            clauses += [f"its {name!r} {wrong}"] if wrong else []
-        else:
-            clauses.append(f"it has {name!r}, which the model lacks{_nearest(name, expected)}")
+    surplus = [name for name in tensors if name not in expected]
+    misfits = {name: _misfit(tensors[name], expected[name]) for name in tensors if name in expected}
+    clauses = [f"it has no {name!r}" for name in missing]
+    clauses += [f"its {name!r} {misfit}" for name, misfit in misfits.items() if misfit]
+    clauses += [f"it has {name!r}, which the model lacks" for name in surplus]
+    if missing:
+        clauses[0] += _nearest(missing[0], tensors)
+    elif surplus and len(clauses) == len(surplus):
+        clauses[0] += _nearest(surplus[0], expected)
     return clauses
 
 

@@ -19,6 +19,7 @@ from calib_bench.core.splits import InputSpec
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError, UserError
 from calib_bench.execute import worker
+from calib_bench.models import weights
 from calib_bench.models.weights import name_of, read
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.tuning import plan
@@ -52,6 +53,7 @@ LAYOUTS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
         "state_dict": {f"model.{name}": value for name, value in tensors.items()}, "epoch": 3, "callbacks": {},
     },
     "compiled in a wrapper": lambda tensors: {"model": {f"model._orig_mod.{name}": v for name, v in tensors.items()}},
+    "a wrapper of one's own": lambda tensors: {f"net.{name}": value for name, value in tensors.items()},
     "tutorial": lambda tensors: {"model_state_dict": tensors, "optimizer_state_dict": {"state": {}}, "loss": 0.1},
 }  # fmt: skip
 
@@ -93,6 +95,16 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]]
     "quantized": (lambda t: t | {FIRST: t[FIRST].to(torch.int8)}, "is torch.int8, and the model's is torch.float32"),
     "half a head": (lambda t: {n: v for n, v in t.items() if n != "head.bias"}, "has no 'head.bias'"),
 }
+
+
+def test_near_names_are_searched_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches for each of the hundreds of names of a large model took minutes."""
+    searches: list[str] = []
+    monkeypatch.setattr(weights, "_nearest", lambda name, _: searches.append(name) or "")
+    save_file({f"{name}s": value for name, value in state().items()}, tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=f"has no '{FIRST}', and 5 more such"):
+        started(tmp_path / "a.safetensors")
+    assert searches == [FIRST]
 
 
 @pytest.mark.parametrize("misfit", MISFITS)

@@ -30,7 +30,7 @@ def open_run(folder: Path, plugins: Sequence[Path]) -> tuple[Store, Settings]:
 
     store = Store(folder, "read")
     settings = store.settings()
-    registry.use_stored(folder, settings.plugins, plugins)
+    registry.use_stored(folder, settings.plugins, plugins, settings.names())
     registry.adapt_task(settings.task, settings.content)
     return store, settings
 

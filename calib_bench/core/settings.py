@@ -237,6 +237,11 @@ class UserSettings(Logging, Execution, Question):
                 words.append(f"{key}={_text(value)}")
         return words
 
+    def names(self) -> tuple[str, ...]:
+        """Every name that may be that of a plug-in, with its parameters."""
+        lists = (self.model, self.objective, self.calibrator, self.shift)
+        return (self.task, self.study, *(name for names in lists for name in names or ()))
+
     def idle(self) -> list[str]:
         """A sentence for each setting that has no effect, since it goes with another executor or study."""
         sentences = []

@@ -54,7 +54,7 @@ def prepare(execution: Execution) -> None:
     """Set up the process: threads, denormals (vanishing gradients slow a CPU many-fold), plug-ins."""
     torch.set_num_threads(execution.threads)
     torch.set_flush_denormal(True)
-    registry.use_plugins(execution.plugins)
+    registry.use_plugins(execution.plugins, quiet=True)
     if execution.weights is not None and execution.weights.is_file():
         weights.name_of(execution.weights)
     if isinstance(execution, Settings):

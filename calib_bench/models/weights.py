@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -106,7 +107,8 @@ def _checkpoint(path: Path) -> tuple[Any, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what torch and pickle raise has no common base
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        why = f"it holds {code[1]}" if code else "it is damaged, or no such file"
         raise UserError(
             f"{path} cannot be read as a checkpoint that holds tensors alone ({why}). Nothing that could run code is "
             "read: where the file is yours, load it and save its tensors with "

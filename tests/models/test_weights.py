@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -129,7 +130,8 @@ def test_no_code_is_run_and_files_of_something_else_are_refused(tmp_path: Path) 
     torch.save({"epoch": 3}, tmp_path / "empty.pt")
     for name, words in (
         ("rogue.pt", "Nothing that could run code is read: .*save_file"),
-        ("text.pt", "cannot be read as a checkpoint"),
+        ("rogue.pt", r"tensors alone \(it holds exec\)"),
+        ("text.pt", r"cannot be read as a checkpoint that holds tensors alone \(it is damaged, or no such file\)"),
         ("text.safetensors", "cannot be read as safetensors"),
         ("empty.pt", r"no tensors by name \(it holds: epoch\)"),
     ):
@@ -173,6 +175,9 @@ def test_a_run_starts_from_the_file_and_says_what_became_of_the_head(tmp_path: P
     assert "a.safetensors" in splits.notes["weights"]
     assert "its head of 10 classes too" in splits.notes["weights"]
     assert same(dict(initial_model(trial, splits, CPU).state_dict()), state())
+    scaled: Any = SimpleNamespace(train=SimpleNamespace(normalize=((0.5,), (0.25,))))
+    assert "normalized by means 0.5 and deviations 0.25" in worker._normalization(scaled)["normalize"]
+    assert "normalize" not in splits.notes, "digits are taken as they are"
     three = saved(tmp_path / "three.safetensors", classes=3)
     settings, trial = planned(f"weights={three}", "epochs=1", "lr=0.1")
     assert "a new head of 10 classes" in worker.load_splits(settings, trial).notes["weights"]

@@ -30,7 +30,7 @@ def _call(arguments: Namespace) -> int:
 
     store, key = stored_trial(arguments.trial)
     trial = store.trial(key)
-    data = data_name(store, store.settings(), trial)
+    data = data_name(store, store.settings().content, trial)
     out = arguments.out or Path("runs") / f"export-{key}"
     splits = stored_arrays(store, trial, ("selection", "calibration", "test"))
     contents = _contents(splits, out, arguments.format, group := writers.group_of(trial, data))

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from calib_bench.commands.table_ties import Ties
-    from calib_bench.core.settings import Settings
     from calib_bench.core.study import Analysis, Table
+    from calib_bench.core.task import Content
     from calib_bench.core.trial import Trial
     from calib_bench.planning.tuning import Arm
     from calib_bench.store.store import Store
@@ -110,7 +110,10 @@ def _read(folder: Path, calibrators: Sequence[str], plugins: Sequence[Path]) -> 
     with analysis_pool.workers(settings):
         ties = table_ties.Ties(store, settings, _table(keys, methods), plugins)
     ties.keep()
-    about = {"run": folder.name, "dataset": _dataset(store, settings, next(iter(every[keys[0]].trials.values())))}
+    about = {
+        "run": folder.name,
+        "dataset": _dataset(store, settings.content, next(iter(every[keys[0]].trials.values()))),
+    }
     rows = [{**row, **about} for i in range(len(ties.rows)) for row in _experiments(store, ties, i)]
     refused = {method: row.refused for (_, method), row in zip(ties.places, ties.rows, strict=True)}
     failed = sum(_failures(store, every[key]) for key in keys)
@@ -154,10 +157,10 @@ def _name(trial: Trial, key: tuple[Any, ...]) -> dict[str, Any]:
     return {"seed": trial.seed, "key": trial.key, **dict(zip(KEYS, key, strict=True))}
 
 
-def _dataset(store: Store, settings: Settings, trial: Trial) -> str:
+def _dataset(store: Store, content: Content | None, trial: Trial) -> str:
     """The name of a run's data; data of another size are other data."""
-    name = data_name(store, settings, trial)
-    return name if settings.limit is None else f"{name} limit={settings.limit}"
+    name = data_name(store, content, trial)
+    return name if trial.limit is None else f"{name} limit={trial.limit}"
 
 
 def leaderboard(runs: Sequence[_Run]) -> Analysis:

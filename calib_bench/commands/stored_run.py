@@ -12,6 +12,7 @@ from calib_bench.errors import SettingsError, StoreError
 
 if TYPE_CHECKING:
     from calib_bench.core.settings import Settings
+    from calib_bench.core.task import Content
     from calib_bench.core.trial import Trial
     from calib_bench.store.store import Store
 
@@ -36,9 +37,9 @@ def open_run(folder: Path, plugins: Sequence[Path]) -> tuple[Store, Settings]:
     return store, settings
 
 
-def data_name(store: Store, settings: Settings, trial: Trial) -> str:
+def data_name(store: Store, content: Content | None, trial: Trial) -> str:
     """The task of a trial; of the user's own data, which are all of one task, with the beginning of their digest."""
-    if settings.content is None:
+    if content is None:
         return trial.task
     return f"{trial.task}-{store.split_info(trial)['digest'].partition(':')[2][:8]}"
 

@@ -249,8 +249,8 @@ class UserSettings(Logging, Execution, Question):
             condition = str((field.json_schema_extra or {}).get("only", ""))  # type: ignore[union-attr]
             other, _, value = condition.partition("=")
             if other and getattr(self, key) != field.default and getattr(self, other) != value:
-                given = f"{key}={_text(getattr(self, key))}"
-                sentences.append(f"{given} has no effect with {other}={getattr(self, other)}: it goes with {condition}")
+                word = f"{key}={_text(getattr(self, key))}"
+                sentences.append(f"{word} has no effect with {other}={getattr(self, other)}: it goes with {condition}")
         return sentences
 
     def command(self, verb: str = "run") -> str:

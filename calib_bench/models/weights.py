@@ -180,18 +180,21 @@ def _without_prefix(tensors: Mapping[str, Tensor], mine: Collection[str]) -> Map
 
 
 def _problems(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """What is wrong with tensors that a model is to have, a clause each; the first names the nearest tensor."""
+    """What is wrong with tensors that a model is to have, a clause each; only the first names the nearest tensor."""
     missing = [name for name in expected if name not in tensors and not name.endswith(COUNTER)]
     surplus = [name for name in tensors if name not in expected]
-    misfits = {name: _misfit(tensors[name], expected[name]) for name in tensors if name in expected}
-    clauses = [f"it has no {name!r}" for name in missing]
-    clauses += [f"its {name!r} {misfit}" for name, misfit in misfits.items() if misfit]
+    clauses = [f"it has no {name!r}" for name in missing] + _misfits(tensors, expected)
+    near = _nearest(missing[0], tensors) if missing else ""
+    if not clauses and surplus:
+        near = _nearest(surplus[0], expected)
     clauses += [f"it has {name!r}, which the model lacks" for name in surplus]
-    if missing:
-        clauses[0] += _nearest(missing[0], tensors)
-    elif surplus and len(clauses) == len(surplus):
-        clauses[0] += _nearest(surplus[0], expected)
-    return clauses
+    return [clauses[0] + near, *clauses[1:]] if clauses else []
+
+
+def _misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """A clause for each tensor that is not as the model's of that name."""
+    misfits = {name: _misfit(tensors[name], expected[name]) for name in tensors if name in expected}
+    return [f"its {name!r} {misfit}" for name, misfit in misfits.items() if misfit]
 
 
 def _misfit(value: Tensor, expected: Tensor) -> str:

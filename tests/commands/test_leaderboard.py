@@ -138,8 +138,7 @@ def test_units_are_the_coarsest_of_which_there_are_several() -> None:
 def test_the_users_own_data_are_told_apart_by_their_digest() -> None:
     """All of them are of the task `folder`: two runs would have counted as one, their equal trials once."""
     store: Any = SimpleNamespace(split_info=lambda _: {"digest": "sha256:a2ee9556474de9a5"})
-    own: Any = SimpleNamespace(content="numbers", limit=50)
-    declared: Any = SimpleNamespace(content=None, limit=None)
-    trial: Any = SimpleNamespace(task="folder")
-    assert leaderboard._dataset(store, own, trial) == "folder-a2ee9556 limit=50"
-    assert leaderboard._dataset(store, declared, trial) == "folder"
+    content: Any = "numbers"
+    trial: Any = SimpleNamespace(task="folder", limit=50)
+    assert leaderboard._dataset(store, content, trial) == "folder-a2ee9556 limit=50"
+    assert leaderboard._dataset(store, None, trial) == "folder limit=50"

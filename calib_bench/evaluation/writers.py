@@ -64,6 +64,6 @@ def hdf5(group: str, calibration: Split, test: Split, before: bytes = b"") -> by
 
 
 def group_of(trial: Trial, data: str) -> str:
-    """The group of a stored trial: the name of its data, then model, beta, objective, seed and the beginning of its key."""
+    """The group of a stored trial: name of its data, then model, beta, objective, seed and the beginning of its key."""
     model = f"{trial.model}_beta{trial.beta:g}_{trial.objective}_seed{trial.seed}_{trial.key[:8]}"
     return f"{data}/{model}".replace(":", "-")

@@ -181,14 +181,18 @@ def _without_prefix(tensors: Mapping[str, Tensor], mine: Collection[str]) -> Map
 
 def _problems(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
     """What is wrong with tensors that a model is to have, a clause each; only the first names the nearest tensor."""
-    missing = [name for name in expected if name not in tensors and not name.endswith(COUNTER)]
-    surplus = [name for name in tensors if name not in expected]
+    missing, surplus = _lacking(tensors, expected), _lacking(expected, tensors)
     clauses = [f"it has no {name!r}" for name in missing] + _misfits(tensors, expected)
     near = _nearest(missing[0], tensors) if missing else ""
     if not clauses and surplus:
         near = _nearest(surplus[0], expected)
     clauses += [f"it has {name!r}, which the model lacks" for name in surplus]
     return [clauses[0] + near, *clauses[1:]] if clauses else []
+
+
+def _lacking(names: Collection[str], wanted: Collection[str]) -> list[str]:
+    """What is wanted and not among the names, but for counters."""
+    return [name for name in wanted if name not in names and not name.endswith(COUNTER)]
 
 
 def _misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:

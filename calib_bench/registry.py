@@ -257,7 +257,7 @@ class NameTaken(SettingsError):
     """A plug-in has the name of another: which of them a name means cannot be told."""
 
 
-def use_plugins(folders: Iterable[Path], needed: Iterable[str] = (), quiet: bool = False) -> None:
+def use_plugins(folders: Iterable[Path], needed: Iterable[str] | None = None, quiet: bool = False) -> None:
     """Import every plug-in of the folders: `NAME.py`, or `NAME/study.py`. The constant that it sets says what it is.
 
     The files of a folder may import each other: `from . import figures`. Those whose name begins with an underscore are
@@ -272,7 +272,7 @@ def use_plugins(folders: Iterable[Path], needed: Iterable[str] = (), quiet: bool
         SettingsError: a folder is missing, a file takes a name already used, or one whose name is needed cannot be
             imported, holds no constant or does not do what it declares.
     """
-    words = " ".join(needed)
+    words = " ".join(needed or ())
     for folder in folders:
         if not folder.is_dir():
             raise SettingsError(f"plugins={folder} is not a folder")

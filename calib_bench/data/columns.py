@@ -93,8 +93,11 @@ def labels_of(files: Sequence[Path], label: str, columns: Sequence[str]) -> tupl
 def _words(labels: pa.ChunkedArray, names: Sequence[str], label: str, file: Path) -> np.ndarray:
     """Labels as class names: those that integers stand for, else themselves."""
     values = labels.to_pylist()
-    if missing := [row for row, value in enumerate(values) if value is None or value == ""]:
-        raise DataError(f"Row {missing[0]} of {file} has no label in column '{label}'. Remove the row, or give it one.")
+    missing = [value in (None, "") for value in values]
+    if any(missing):
+        raise DataError(
+            f"Row {missing.index(True)} of {file} has no label in column '{label}'. Remove the row, or give it one."
+        )
     if str(labels.type).startswith("dictionary"):
         labels = labels.cast(labels.type.value_type)
     if not re.fullmatch(CLASSES, str(labels.type)):

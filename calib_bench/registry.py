@@ -11,6 +11,8 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import logging
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ from calib_bench.core.study import Probe, Study
 from calib_bench.core.task import Content, Task
 from calib_bench.errors import SettingsError, nearest
 
+log = logging.getLogger(__name__)
 _CONSTANTS: dict[str, tuple[str, tuple[type, ...]]] = {
     "tasks": ("TASK", (Task,)),
     "baselines": ("BASELINE", (Objective, Calibrator)),
@@ -250,33 +253,51 @@ def calibrators(chosen: Sequence[str] | None = None) -> dict[str, Calibrator]:
     return every if chosen is None else {name: every[name] for name in chosen}
 
 
-def use_plugins(folders: Iterable[Path]) -> None:
+class NameTaken(SettingsError):
+    """A plug-in has the name of another: which of them a name means cannot be told."""
+
+
+def use_plugins(folders: Iterable[Path], needed: Iterable[str] | None = None, quiet: bool = False) -> None:
     """Import every plug-in of the folders: `NAME.py`, or `NAME/study.py`. The constant that it sets says what it is.
 
     The files of a folder may import each other: `from . import figures`. Those whose name begins with an underscore are
-    no plug-ins, and may hold what several share.
+    no plug-ins, and may hold what several share. A file that is broken is left out with a warning.
+
+    Args:
+        folders: of plug-ins.
+        needed: names of tasks, models and others that are asked for, with their parameters.
+        quiet: whether another process has warned already.
 
     Raises:
-        SettingsError: a folder is missing, a file cannot be imported, holds no constant, or takes a name already used.
+        SettingsError: a folder is missing, a file takes a name already used, or one whose name is needed cannot be
+            imported, holds no constant or does not do what it declares.
     """
+    words = " ".join(needed or ())
     for folder in folders:
         if not folder.is_dir():
             raise SettingsError(f"plugins={folder} is not a folder")
         package = _package(folder.resolve())
         for path in _plugin_files(folder.resolve()):
-            _plug(path, package)
+            try:
+                _plug(path, package)
+            except SettingsError as error:
+                if isinstance(error, NameTaken) or re.search(rf"\b{re.escape(_name(path))}", words):
+                    raise
+                if not quiet:
+                    log.warning("warning: a plug-in is left out: %s", error)
 
 
-def use_stored(folder: Path, named: Iterable[Path], trusted: Iterable[Path]) -> None:
+def use_stored(folder: Path, named: Iterable[Path], trusted: Iterable[Path], needed: Iterable[str]) -> None:
     """Import the plug-ins that a run folder names, if the user gave them too: they are code.
 
     Args:
         folder: the run folder.
         named: folders of plug-ins that it names.
         trusted: folders of plug-ins that the user gave.
+        needed: as of `use_plugins`.
 
     Raises:
-        SettingsError: the user did not give all of those that are named.
+        SettingsError: the user did not give all of those that are named, or as of `use_plugins`.
     """
     named, resolved = list(named), {path.resolve() for path in trusted}
     if foreign := [path for path in named if path.resolve() not in resolved]:
@@ -284,7 +305,7 @@ def use_stored(folder: Path, named: Iterable[Path], trusted: Iterable[Path]) -> 
             f"{folder} was made with plug-ins from {', '.join(map(str, foreign))}, which is code: if you trust it, "
             f"give plugins={','.join(map(str, named))} too"
         )
-    use_plugins(named)
+    use_plugins(named, needed)
 
 
 def _package(folder: Path) -> str:
@@ -333,10 +354,13 @@ def _register(name: str, path: Path, module: ModuleType) -> None:
     kinds = [kind for kind, (constant, _) in _CONSTANTS.items() if hasattr(module, constant)]
     if not kinds:
         constants = ", ".join(constant for constant, _ in _CONSTANTS.values())
-        raise SettingsError(f"{path} sets none of {constants}: a plug-in file sets one of them")
+        raise SettingsError(
+            f"{path} sets none of {constants}: a plug-in file sets one of them, and a file that others import has a "
+            "name that begins with an underscore"
+        )
     for kind in kinds:
         if name in names(kind):
-            raise SettingsError(f"{path}: the name {name!r} is taken by another of the {kind}: rename it")
+            raise NameTaken(f"{path}: the name {name!r} is taken by another of the {kind}: rename it")
         value = _constant(module, kind, str(path))
         if isinstance(value, (Objective, Calibrator)):
             plugin_checks.check(value, str(path))

@@ -253,9 +253,11 @@ class Says(Sentences):
         "{result}."
     )
     POSITIVE = (
-        "Positive control{where}: training the reference for {trained} moves repaired log loss by {loss} nats{unsure} "
+        "Positive control{where}: {training} moves repaired log loss by {loss} nats{unsure} "
         "and accuracy by {accuracy}, {result}."
     )
+    BRIEF = "training the reference for {trained}"
+    UNTRAINED = "leaving the reference untrained"
     WRONG = "should be 0: do not trust the separation"
     WEAK = "may be 0: the study has no power to detect a change of this size"
 
@@ -303,13 +305,20 @@ def told(frame: pd.DataFrame) -> list[str]:
         sentences.append(_negative(rows, f", {len(rows)} references", _all(rows, Says.WRONG)))
     if rows := by_control[UNDERTRAINED]:
         loss, accuracy = (_span([row[column] for row in rows]) for column in ("log_loss_dyn", "accuracy"))
-        about = {"where": f", {len(rows)} references", "trained": _listed(rows, "trained"), "unsure": ""}
+        about = {"where": f", {len(rows)} references", "training": _training(rows), "unsure": ""}
         sentences.append(Says.POSITIVE.of(**about, loss=loss, accuracy=accuracy, result=_all(rows, Says.WEAK)))
     return sentences + without(frame)
 
 
 def _negative(rows: Sequence[Row], where: str, result: str) -> str:
     return Says.NEGATIVE.of(where=where, most=max(_worst(row, DYNAMICS) for row in rows), result=result)
+
+
+def _training(rows: Sequence[Row]) -> str:
+    """What was done to references: those of one epoch are not trained at all."""
+    if all(row["trained"].startswith("0 ") for row in rows):
+        return Says.UNTRAINED
+    return Says.BRIEF.of(trained=_listed(rows, "trained"))
 
 
 def _all(rows: Sequence[Row], otherwise: str) -> str:
@@ -349,7 +358,7 @@ def _positive(row: Row, where: str) -> str:
         "" if excludes_zero(row, column) else " (may be 0)" for column in ("log_loss_dyn", "accuracy")
     )
     loss, accuracy = cell(row, "log_loss_dyn"), f"{cell(row, 'accuracy')}{unsure}"
-    about = {"where": where, "trained": row["trained"], "unsure": unsure_loss, "result": _result(row, Says.WEAK)}
+    about = {"where": where, "training": _training([row]), "unsure": unsure_loss, "result": _result(row, Says.WEAK)}
     return Says.POSITIVE.of(**about, loss=loss, accuracy=accuracy)
 
 

@@ -24,7 +24,7 @@ def _call(arguments: Namespace) -> int:
     from calib_bench.dynamics.scaling_law import advise, cautions, powers
     from calib_bench.report.advice import table
 
-    registry.use_plugins(arguments.plugins)
+    registry.use_plugins(arguments.plugins, arguments.model)
     name = models.canonical(_single(arguments.model, "model") or "wrn_16_4")
     optimizer = _single(arguments.optimizer, "optimizer") or "sgd"
     powers(optimizer)

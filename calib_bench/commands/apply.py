@@ -28,7 +28,7 @@ def _call(arguments: Namespace) -> int:
 
     if arguments.test is None and arguments.save is None:
         raise SettingsError("apply needs something to do: give --test FILE, or --save FILE for the fit itself")
-    registry.use_plugins(arguments.plugins)
+    registry.use_plugins(arguments.plugins, [arguments.fits])
     fit, trial = fit_named(arguments.fits)
     beta = fit.beta if trial is None else trial.beta
     if arguments.save is not None:

@@ -39,7 +39,7 @@ def _call(arguments: Namespace) -> int:
     from calib_bench.evaluation import fits
     from calib_bench.evaluation.evaluate import EvaluationResult, evaluate
 
-    registry.use_plugins(arguments.plugins)
+    registry.use_plugins(arguments.plugins, arguments.calibrator)
     calibrators = registry.calibrators(arguments.calibrator)
     if (path := _many_experiments(paths)) is not None:
         return _benchmark(path, calibrators, arguments)

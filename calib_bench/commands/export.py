@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from calib_bench.commands.command import Command, Option
 from calib_bench.commands.prediction_files import OUT
-from calib_bench.commands.stored_run import stored_trial
+from calib_bench.commands.stored_run import data_name, stored_trial
 
 if TYPE_CHECKING:
     from calib_bench.evaluation.writers import Split
@@ -30,9 +30,10 @@ def _call(arguments: Namespace) -> int:
 
     store, key = stored_trial(arguments.trial)
     trial = store.trial(key)
+    data = data_name(store, store.settings().content, trial)
     out = arguments.out or Path("runs") / f"export-{key}"
     splits = stored_arrays(store, trial, ("selection", "calibration", "test"))
-    contents = _contents(splits, out, arguments.format, group := writers.group_of(trial))
+    contents = _contents(splits, out, arguments.format, group := writers.group_of(trial, data))
     for name, content in contents.items():
         write_bytes(out / name, content)
     print(f"written: {out}/{', '.join(contents)}{f':{group}' if arguments.format == 'hdf5' else ''}")

@@ -124,7 +124,7 @@ def _call(arguments: Namespace) -> int:
     if settings.options:
         from calib_bench.planning.defaults import check_options
 
-        registry.use_plugins(settings.plugins)
+        registry.use_plugins(settings.plugins, settings.names())
         check_options(settings)
     path = Path(arguments.script or f"{settings.name}.sbatch")
     text = script(vars(arguments), settings)

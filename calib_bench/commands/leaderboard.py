@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from calib_bench.commands.command import PLUGINS, Command, Option, items
 from calib_bench.commands.evaluate import STANDINGS
 from calib_bench.commands.prediction_files import OUT, RUN, new_folder, write_page
-from calib_bench.commands.stored_run import open_run
+from calib_bench.commands.stored_run import data_name, open_run
 from calib_bench.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from calib_bench.commands.table_ties import Ties
     from calib_bench.core.study import Analysis, Table
+    from calib_bench.core.task import Content
     from calib_bench.core.trial import Trial
     from calib_bench.planning.tuning import Arm
     from calib_bench.store.store import Store
@@ -109,7 +110,11 @@ def _read(folder: Path, calibrators: Sequence[str], plugins: Sequence[Path]) -> 
     with analysis_pool.workers(settings):
         ties = table_ties.Ties(store, settings, _table(keys, methods), plugins)
     ties.keep()
-    rows = [{**row, "run": folder.name} for i in range(len(ties.rows)) for row in _experiments(store, ties, i)]
+    about = {
+        "run": folder.name,
+        "dataset": _dataset(store, settings.content, next(iter(every[keys[0]].trials.values()))),
+    }
+    rows = [{**row, **about} for i in range(len(ties.rows)) for row in _experiments(store, ties, i)]
     refused = {method: row.refused for (_, method), row in zip(ties.places, ties.rows, strict=True)}
     failed = sum(_failures(store, every[key]) for key in keys)
     return _Run(folder, str(store.path / "study.json"), rows, methods, refused, failed, len(every), len(keys))
@@ -146,11 +151,16 @@ def _table(keys: Sequence[tuple[Any, ...]], methods: Sequence[str]) -> pd.DataFr
 
 
 def _name(trial: Trial, key: tuple[Any, ...]) -> dict[str, Any]:
-    """What tells an experiment from others; data of another size are other data."""
+    """What tells an experiment of a data set from others."""
     from calib_bench.commands.table_ties import KEYS
 
-    dataset = trial.task if trial.limit is None else f"{trial.task} limit={trial.limit}"
-    return {"dataset": dataset, "seed": trial.seed, "key": trial.key, **dict(zip(KEYS, key, strict=True))}
+    return {"seed": trial.seed, "key": trial.key, **dict(zip(KEYS, key, strict=True))}
+
+
+def _dataset(store: Store, content: Content | None, trial: Trial) -> str:
+    """The name of a run's data; data of another size are other data."""
+    name = data_name(store, content, trial)
+    return name if trial.limit is None else f"{name} limit={trial.limit}"
 
 
 def leaderboard(runs: Sequence[_Run]) -> Analysis:

@@ -42,7 +42,7 @@ def show_plan(settings: UserSettings, gpus: int = 64, price: float | None = None
     """
     from calib_bench import registry
     from calib_bench.commands.console import open_console
-    from calib_bench.commands.run_study import check_and_estimate, device_type, summary
+    from calib_bench.commands.run_study import check_and_estimate, device_type, summary, tell_departures
     from calib_bench.execute import local, worker
     from calib_bench.planning import cluster_estimate
     from calib_bench.planning import plan as planning
@@ -60,6 +60,7 @@ def show_plan(settings: UserSettings, gpus: int = 64, price: float | None = None
     for line in _grid(resolved):
         console.print(line, markup=False)
     console.print(summary(plan, store), markup=False)
+    tell_departures(settings, resolved, console)
     if plan.groups:
         console.print(_group_sizes(plan.groups), markup=False)
     if plan.pending:

@@ -90,7 +90,7 @@ def _run(settings: UserSettings, resolved: Settings, ask: bool) -> int:
         console.print(f"failed before, tried again: {failure.describe()}", markup=False)
     plan = planning.make(resolved, study, store, workers, device)
     console.print(f"{command}\n{summary(plan, store)}", markup=False)
-    _tell_added(settings, resolved, console)
+    tell_departures(settings, resolved, console)
     notes: list[str] = []
     if plan.pending:
         hours, notes = check_and_estimate(resolved, study, store, device, console)
@@ -115,8 +115,10 @@ def _run(settings: UserSettings, resolved: Settings, ask: bool) -> int:
     return 1 if failed_trials.of_study(study, resolved, store) else 0
 
 
-def _tell_added(settings: UserSettings, resolved: Settings, console: Console) -> None:
-    """Say that the reference is trained too where it is not among the betas."""
+def tell_departures(settings: UserSettings, resolved: Settings, console: Console) -> None:
+    """Say what is done otherwise than typed: settings without effect, and a reference that is not among the betas."""
+    for sentence in settings.idle():
+        console.print(f"note: {sentence}", markup=False)
     betas = settings.beta or registry.task(resolved.task).beta
     if settings.reference not in betas and settings.reference in resolved.beta and not settings.pretrained:
         console.print(f"note: beta={settings.reference:g} is added, the reference that others are compared with")

@@ -12,6 +12,8 @@ from calib_bench.errors import SettingsError, StoreError
 
 if TYPE_CHECKING:
     from calib_bench.core.settings import Settings
+    from calib_bench.core.task import Content
+    from calib_bench.core.trial import Trial
     from calib_bench.store.store import Store
 
 
@@ -30,9 +32,16 @@ def open_run(folder: Path, plugins: Sequence[Path]) -> tuple[Store, Settings]:
 
     store = Store(folder, "read")
     settings = store.settings()
-    registry.use_stored(folder, settings.plugins, plugins)
+    registry.use_stored(folder, settings.plugins, plugins, settings.names())
     registry.adapt_task(settings.task, settings.content)
     return store, settings
+
+
+def data_name(store: Store, content: Content | None, trial: Trial) -> str:
+    """The task of a trial; of the user's own data, which are all of one task, with the beginning of their digest."""
+    if content is None:
+        return trial.task
+    return f"{trial.task}-{store.split_info(trial)['digest'].partition(':')[2][:8]}"
 
 
 def stored_trial(place: str) -> tuple[Store, str]:

@@ -71,7 +71,6 @@ def configuration(settings: UserSettings) -> dict[str, Any]:
     from calib_bench.planning.defaults import resolve
     from calib_bench.tracking import names
 
-    registry.use_plugins(settings.plugins)
     resolved = resolve(settings)
     parameters: dict[str, dict[str, Any]] = {}
     for key, values in _candidates(settings, resolved).items():

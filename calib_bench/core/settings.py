@@ -36,6 +36,11 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _only(condition: str, default: Any, description: str) -> Any:
+    """A field that matters only where another key has a value, `condition` "key=value"; see `UserSettings.idle`."""
+    return Field(default, description=f"{condition}: {description}", json_schema_extra={"only": condition})
+
+
 class Question(_Frozen):
     """What a study asks, as the user typed it. A tuple spans the grid; None stands for the task's default."""
 
@@ -115,12 +120,11 @@ class Question(_Frozen):
     tune_seeds: Count | None = Field(
         None, description="how many seeds choose the learning rate; the others run at the chosen one"
     )
-    interventions: Literal["auto", "yes", "no"] = Field(
-        "auto",
-        description="study=separation: add arms that change one part of beta at a time; auto: as the task says",
+    interventions: Literal["auto", "yes", "no"] = _only(
+        "study=separation", "auto", "add arms that change one part of beta at a time; auto: as the task says"
     )
-    switch_at: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.5, description="study=separation: share of the updates before an intervention switches beta"
+    switch_at: Annotated[float, Field(gt=0, lt=1)] = _only(
+        "study=separation", 0.5, "share of the updates before an intervention switches beta"
     )
     options: dict[str, Any] = Field({}, description="keys that the study declares itself, see `StudyOptions`")
     split: Literal["shared", "seed"] = Field("shared", description="one data split for all seeds, or one per seed")
@@ -152,15 +156,14 @@ class Execution(_Frozen):
     precision: Precision = Field("fp32", description="fp32, bf16 or fp64")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     executor: Literal["local", "ray"] = Field("local", description="where trials run: this machine, or a Ray cluster")
-    ray_address: str = Field(
-        "auto",
-        description="executor=ray: HOST[:PORT] of a cluster; local starts one; auto joins one here, or starts one",
+    ray_address: str = _only(
+        "executor=ray", "auto", "HOST[:PORT] of a cluster; local starts one; auto joins one here, or starts one"
     )
-    ray_gpus: NonNegative | None = Field(
-        None, description="executor=ray: share of a GPU per task; default 1 if the cluster has GPUs"
+    ray_gpus: NonNegative | None = _only(
+        "executor=ray", None, "share of a GPU per task; default 1 if the cluster has GPUs"
     )
-    ray_memory: NonNegative = Field(0.0, description="executor=ray: GiB of memory reserved per task; 0 reserves none")
-    retries: Natural = Field(3, description="executor=ray: how often a task that lost its worker is retried")
+    ray_memory: NonNegative = _only("executor=ray", 0.0, "GiB of memory reserved per task; 0 reserves none")
+    retries: Natural = _only("executor=ray", 3, "how often a task that lost its worker is retried")
     gang: Count = Field(
         1,
         description="executor=ray: processes, one per GPU, that train each trial together if it is not stacked",
@@ -233,6 +236,22 @@ class UserSettings(Logging, Execution, Question):
             elif value is not None and value != UserSettings.model_fields[key].default:
                 words.append(f"{key}={_text(value)}")
         return words
+
+    def names(self) -> tuple[str, ...]:
+        """Every name that may be that of a plug-in, with its parameters."""
+        lists = (self.model, self.objective, self.calibrator, self.shift)
+        return (self.task, self.study, *(name for names in lists for name in names or ()))
+
+    def idle(self) -> list[str]:
+        """A sentence for each setting that has no effect, since it goes with another executor or study."""
+        sentences = []
+        for key, field in UserSettings.model_fields.items():
+            condition = str((field.json_schema_extra or {}).get("only", ""))  # type: ignore[union-attr]
+            other, _, value = condition.partition("=")
+            if other and getattr(self, key) != field.default and getattr(self, other) != value:
+                word = f"{key}={_text(getattr(self, key))}"
+                sentences.append(f"{word} has no effect with {other}={getattr(self, other)}: it goes with {condition}")
+        return sentences
 
     def command(self, verb: str = "run") -> str:
         """These settings as one shell line, to be shown and stored: secrets in it are hidden."""

@@ -92,15 +92,21 @@ def labels_of(files: Sequence[Path], label: str, columns: Sequence[str]) -> tupl
 
 def _words(labels: pa.ChunkedArray, names: Sequence[str], label: str, file: Path) -> np.ndarray:
     """Labels as class names: those that integers stand for, else themselves."""
-    if labels.null_count:
-        row = labels.to_pylist().index(None)
-        raise DataError(f"Row {row} of {file} has no label in column '{label}'. Remove the row, or give it one.")
+    values = labels.to_pylist()
+    missing = [value in (None, "") for value in values]
+    if any(missing):
+        raise DataError(
+            f"Row {missing.index(True)} of {file} has no label in column '{label}'. Remove the row, or give it one."
+        )
     if str(labels.type).startswith("dictionary"):
         labels = labels.cast(labels.type.value_type)
     if not re.fullmatch(CLASSES, str(labels.type)):
-        raise DataError(f"Column '{label}' of {file} holds {labels.type}: labels are class names or whole numbers.")
+        encoding = " (of text, bytes that are not UTF-8)" if "binary" in str(labels.type) else ""
+        raise DataError(
+            f"Column '{label}' of {file} holds {labels.type}{encoding}: labels are class names or whole numbers."
+        )
     place = dict(enumerate(names)) if "int" in str(labels.type) else {}
-    return np.array([str(place.get(value, value)) for value in labels.to_pylist()], dtype=object)
+    return np.array([str(place.get(value, value)) for value in values], dtype=object)
 
 
 def numbers_of(file: Path, columns: Sequence[str]) -> np.ndarray:

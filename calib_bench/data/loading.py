@@ -18,7 +18,8 @@ from calib_bench.core.trial import HF
 from calib_bench.data.augment import Augment
 from calib_bench.data.cache import cached
 from calib_bench.data.decoding import Greys, conversion_note, decode
-from calib_bench.data.duplicates import digests, note
+from calib_bench.data.duplicates import WHERE, digests, note
+from calib_bench.data.naming import listed
 from calib_bench.data.own_data import LABEL, OwnData, numbers, open_own
 from calib_bench.data.partition import partition, scaled
 from calib_bench.data.raw_split import Part
@@ -155,7 +156,6 @@ def _tokens(
     length: int,
 ) -> dict[str, np.ndarray]:
     """The tokenizer's JSON and, by pool, digests of all texts and tokens of those that are used, see `text.encode`."""
-
     strings = {pool: strings_of(part) for pool, part in pools.items()}
     learn = (words_of(strings["train"][row], length) for row in used["train"])
     tokenizer = theirs.tokenizer if theirs else train_tokenizer(learn, vocabulary)
@@ -216,7 +216,18 @@ def from_columns(request: Request) -> Splits:
     """What `loaders.from_columns` declares."""
     data = open_own(request)
     splits = _of_kind(request, data)
-    return replace(splits, columns=splits.columns or Columns(data.columns, request.label or LABEL))
+    columns = splits.columns or Columns(data.columns, request.label or LABEL)
+    return replace(splits, columns=columns, notes={**splits.notes, **_absent(splits)})
+
+
+def _absent(splits: Splits) -> dict[str, str]:
+    """A note on classes that a split has no example of; empty where every split has all."""
+    lacking = []
+    for name, where in {**WHERE, "test": "test"}.items():
+        counts_K = np.bincount(splits[name].labels.numpy(), minlength=splits.classes)
+        if classes := [splits.class_names[k] for k in np.flatnonzero(counts_K == 0)]:
+            lacking.append(f"{listed(classes)} in {where}")
+    return {"absent": f"no example of {'; of '.join(lacking)}"} if lacking else {}
 
 
 def _of_kind(request: Request, data: OwnData) -> Splits:
@@ -232,19 +243,23 @@ def _of_kind(request: Request, data: OwnData) -> Splits:
 
 def _numbers(request: Request, data: OwnData) -> Splits:
     """Columns of numbers, each less its mean in the training split and over its deviation there."""
-
     raw, pools = data.raw, data.raw.pools
     rows = _partition(request, data.sizes, raw)
     x = {pool: numbers(part, data.columns) for pool, part in pools.items()}
     raw.notes.update(note({pool: digests(x_ND) for pool, x_ND in x.items()}, rows))
     train_ND = x["train"][rows["train"].numpy()]
     mean_D, std_D = train_ND.mean(0), train_ND.std(0)
-    std_D = np.where(std_D > 0, std_D, 1)
+    prepared: tuple[str, ...] = ("standardized",)
+    if (constant_D := train_ND.max(0) == train_ND.min(0)).any():
+        raw.notes["constant"] = f"{constant_D.sum()} of {len(constant_D)} inputs have one value in all training rows"
+        if std_D[constant_D].any():  # deviations of rounding, which older versions divided by
+            prepared = ("standardized", "constant")
+        std_D[constant_D] = 1
     columns = Columns(data.columns, request.label or LABEL, (torch.from_numpy(mean_D), torch.from_numpy(std_D)))
     scaled_x = {pool: columns.scaled(torch.from_numpy(x_ND)) for pool, x_ND in x.items()}
     labels = {pool: torch.from_numpy(part.labels) for pool, part in pools.items()}
     splits = tensor_splits(scaled_x, labels, rows)
-    made = _from_raw(request, raw, splits, InputSpec("vector", tuple(train_ND.shape[1:])), ("standardized",))
+    made = _from_raw(request, raw, splits, InputSpec("vector", tuple(train_ND.shape[1:])), prepared)
     return replace(made, columns=columns)
 
 
@@ -293,7 +308,6 @@ def _splits(
 
 def _pixels(pools: Mapping[str, Part], mode: str) -> dict[str, np.ndarray]:
     """uint8 [N, C, H, W] of each pool; as "greys" "", then `Greys.names` of its images of more than 8 bits."""
-
     greys = Greys(tuple(pools.values()))
     pixels = {pool: decoded(part, mode, greys) for pool, part in pools.items()}
     return pixels | {"greys": np.array(["", *greys.names()])}
@@ -301,7 +315,6 @@ def _pixels(pools: Mapping[str, Part], mode: str) -> dict[str, np.ndarray]:
 
 def _sampled(raw: Raw) -> Greys:
     """What is white in the images, settled before workers share it where one of a few has more than 8 bits."""
-
     greys = Greys((raw.train, raw.test))
     for part in (raw.train, raw.test):
         for row in np.unique(np.linspace(0, len(part) - 1, SAMPLED).astype(int)).tolist():
@@ -312,7 +325,6 @@ def _sampled(raw: Raw) -> Greys:
 
 def decoded(part: Part, mode: str, greys: Greys) -> np.ndarray:
     """uint8 [N, C, H, W] of a part's images, which must be of one size."""
-
     out: np.ndarray | None = None
     for row, payload in enumerate(part.inputs()):
         image = np.asarray(decode(payload, mode, part.where(row), greys))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,7 +114,11 @@ def _arrow(file: Path, _: list[str] | None) -> pa.Table:
 def _csv(file: Path, _: list[str] | None) -> pa.Table:
     from pyarrow import csv
 
-    delimiter = "\t" if file.suffix == ".tsv" else ","
+    delimiter, mark = ("\t", "tabs") if file.suffix == ".tsv" else (",", "commas")
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        header = lines.readline().strip()
+    if delimiter not in header and re.search(r"[;,\t|]", header):
+        raise DataError(f"{file} has one column, '{header}': its columns must be separated by {mark}.")
     return csv.read_csv(file, parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True))
 
 

@@ -63,7 +63,7 @@ def hdf5(group: str, calibration: Split, test: Split, before: bytes = b"") -> by
     return buffer.getvalue()
 
 
-def group_of(trial: Trial) -> str:
-    """The group of a stored trial: task, then model with beta, objective, seed and the beginning of its key."""
+def group_of(trial: Trial, data: str) -> str:
+    """The group of a stored trial: name of its data, then model, beta, objective, seed and the beginning of its key."""
     model = f"{trial.model}_beta{trial.beta:g}_{trial.objective}_seed{trial.seed}_{trial.key[:8]}"
-    return f"{trial.task}/{model}".replace(":", "-")
+    return f"{data}/{model}".replace(":", "-")

@@ -54,7 +54,7 @@ def prepare(execution: Execution) -> None:
     """Set up the process: threads, denormals (vanishing gradients slow a CPU many-fold), plug-ins."""
     torch.set_num_threads(execution.threads)
     torch.set_flush_denormal(True)
-    registry.use_plugins(execution.plugins)
+    registry.use_plugins(execution.plugins, quiet=True)
     if execution.weights is not None and execution.weights.is_file():
         weights.name_of(execution.weights)
     if isinstance(execution, Settings):
@@ -104,9 +104,20 @@ def _load(request: Request, start: str | None, scored: bool) -> Splits:
     splits, model = registry.task(request.task).load(request), str(request.model)
     if start is None:
         return splits
+    splits = replace(splits, notes={**splits.notes, **_normalization(splits)})
     if of_file(start):
         return _on_file(splits, start, model, scored)
     return on_head(splits, models.pretrained_head(model), model, scored)
+
+
+def _normalization(splits: Splits) -> dict[str, str]:
+    """A note on how images in memory are normalized, which weights of others need not know; empty for other inputs."""
+    normalize = getattr(splits.train, "normalize", None)
+    if normalize is None:
+        return {}
+    means, deviations = (", ".join(f"{value:g}" for value in values) for values in normalize)
+    sentence = f"pixels, from 0 to 1, are normalized by means {means} and deviations {deviations}"
+    return {"normalize": f"{sentence}: weights that were trained with others see other inputs"}
 
 
 def _on_file(splits: Splits, start: str, model: str, scored: bool) -> Splits:

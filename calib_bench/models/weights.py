@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,8 +24,6 @@ from calib_bench.errors import UserError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Entries of a checkpoint that may hold its tensors: Lightning's, torch's tutorials', timm's."""
-PREFIXES = ("module.", "model.", "_orig_mod.")
-"""What wrappers put before all names: data parallel, Lightning, torch.compile."""
 CLASS_NAMES = "class_names"
 """The entry of a checkpoint, or of safetensors' metadata as JSON, that names the head's classes in order."""
 COUNTER = "num_batches_tracked"
@@ -108,7 +107,8 @@ def _checkpoint(path: Path) -> tuple[Any, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what torch and pickle raise has no common base
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        why = f"it holds {code[1]}" if code else "it is damaged, or no such file"
         raise UserError(
             f"{path} cannot be read as a checkpoint that holds tensors alone ({why}). Nothing that could run code is "
             "read: where the file is yours, load it and save its tensors with "
@@ -170,28 +170,35 @@ def _keeps_head(tensors: Mapping[str, Tensor], mine: Mapping[str, Tensor], head:
 
 
 def _without_prefix(tensors: Mapping[str, Tensor], mine: Collection[str]) -> Mapping[str, Tensor]:
-    """The tensors without what is before all their names, as long as none of these is the model's."""
-    while not any(name in mine for name in tensors) and (prefix := _prefix(tensors)):
-        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return tensors
-
-
-def _prefix(names: Collection[str]) -> str:
-    """What of `PREFIXES` is before all names; empty where nothing is."""
-    return next((one for one in PREFIXES if all(name.startswith(one) for name in names)), "")
+    """The tensors without the words that wrappers put before all names; as they are where none is then the model's."""
+    bare = tensors
+    while not any(name in mine for name in bare):
+        if len({name.partition(".")[:2] for name in bare}) != 1 or "" in bare:
+            return tensors
+        bare = {name.partition(".")[2]: value for name, value in bare.items()}
+    return bare
 
 
 def _problems(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """What is wrong with tensors that a model is to have, a clause each."""
-    missing = [name for name in expected if name not in tensors and not name.endswith(COUNTER)]
-    clauses = [f"it has no {name!r}{_nearest(name, tensors)}" for name in missing]
-    for name, value in tensors.items():
-        if name in expected:
-            wrong = _misfit(value, expected[name])
-            clauses += [f"its {name!r} {wrong}"] if wrong else []
-        else:
-            clauses.append(f"it has {name!r}, which the model lacks{_nearest(name, expected)}")
-    return clauses
+    """What is wrong with tensors that a model is to have, a clause each; only the first names the nearest tensor."""
+    missing, surplus = _lacking(tensors, expected), _lacking(expected, tensors)
+    clauses = [f"it has no {name!r}" for name in missing] + _misfits(tensors, expected)
+    near = _nearest(missing[0], tensors) if missing else ""
+    if not clauses and surplus:
+        near = _nearest(surplus[0], expected)
+    clauses += [f"it has {name!r}, which the model lacks" for name in surplus]
+    return [clauses[0] + near, *clauses[1:]] if clauses else []
+
+
+def _lacking(names: Collection[str], wanted: Collection[str]) -> list[str]:
+    """What is wanted and not among the names, but for counters."""
+    return [name for name in wanted if name not in names and not name.endswith(COUNTER)]
+
+
+def _misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """A clause for each tensor that is not as the model's of that name."""
+    misfits = {name: _misfit(tensors[name], expected[name]) for name in tensors if name in expected}
+    return [f"its {name!r} {misfit}" for name, misfit in misfits.items() if misfit]
 
 
 def _misfit(value: Tensor, expected: Tensor) -> str:

@@ -38,7 +38,7 @@ def resolve(typed: UserSettings) -> Settings:
         SettingsError: a task, study, model, objective, calibrator, optimizer, schedule or key is unknown, or two
             settings contradict each other.
     """
-    registry.use_plugins(typed.plugins)
+    registry.use_plugins(typed.plugins, typed.names())
     if isinstance(typed, Settings):
         registry.adapt_task(typed.task, typed.content)
         return typed

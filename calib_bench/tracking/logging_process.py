@@ -182,7 +182,7 @@ def _follow(
     stages: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_hear, args=(words, stages), daemon=True).start()
     try:
-        registry.use_plugins(plugins)  # those that the user gave, whatever the store names
+        registry.use_plugins(plugins, quiet=True)  # those that the user gave, whatever the store names
         follower = Follower(folder, logging.wandb, logging.wandb_runs, logging.wandb_wait, stages, say)
         import wandb  # noqa: F401 - takes seconds, for which no server is to blame
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,7 @@ from synthetic import make
 import calib_bench
 from calib_bench import registry
 from calib_bench.cli import main
-from calib_bench.commands import table_ties
+from calib_bench.commands import leaderboard, table_ties
 from calib_bench.evaluation import standings
 from calib_bench.store.store import Store
 
@@ -131,3 +133,12 @@ def test_units_are_the_coarsest_of_which_there_are_several() -> None:
     wide = alone.pivot(index=["seed", "key"], columns="method", values="log_loss")
     ranks = pd.DataFrame(rankdata(wide, axis=1), wide.index, wide.columns).groupby("seed").mean().mean()
     assert table["mean_rank"].to_dict() == pytest.approx(ranks.to_dict())
+
+
+def test_the_users_own_data_are_told_apart_by_their_digest() -> None:
+    """All of them are of the task `folder`: two runs would have counted as one, their equal trials once."""
+    store: Any = SimpleNamespace(split_info=lambda _: {"digest": "sha256:a2ee9556474de9a5"})
+    content: Any = "numbers"
+    trial: Any = SimpleNamespace(task="folder", limit=50)
+    assert leaderboard._dataset(store, content, trial) == "folder-a2ee9556 limit=50"
+    assert leaderboard._dataset(store, None, trial) == "folder limit=50"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -257,7 +258,7 @@ def build(spec, classes, width, depth=None):
     for name, examples, message in (("bare", "", "declare examples="), ("other", "'tanh_8': ''", "is not 'other'")):
         (mine / f"{name}.py").write_text(text + declared.replace("EXAMPLES", examples))
         with pytest.raises(SettingsError, match=message):
-            registry.use_plugins([mine])
+            registry.use_plugins([mine], needed=[f"{name}_8"])
         (mine / f"{name}.py").unlink()
 
 
@@ -334,13 +335,31 @@ def test_a_study_that_cannot_be_imported_is_named_and_can_be_mended(mine: Path) 
     own = study(mine)
     (own / "tables.py").write_text("from . import nowhere\n")
     with pytest.raises(SettingsError, match=r"ending/study\.py cannot be imported: ImportError.*nowhere"):
-        registry.use_plugins([mine])
+        registry.use_plugins([mine], needed=["digits", "ending"])
     assert f"{registry._package(mine.resolve())}.ending.figures" not in sys.modules
     (own / "tables.py").write_text(TABLES)
     registry.use_plugins([mine])
     registry.use_plugins([mine])  # once is enough
     assert registry.study("ending").question.startswith("Does a larger beta")
     assert registry.names("studies").count("ending") == 1
+
+
+def test_a_broken_file_stops_only_what_needs_it(
+    mine: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    (mine / "prior.py").write_text(example("prior.py"))
+    (mine / "broken.py").write_text("def fit(\n")
+    (mine / "helper.py").write_text("SHARED = 1\n")
+    words = ["model=mlp_8", "beta=1", "lr=0.1", "seed=0", "objective=cross_entropy", f"plugins={mine}"]
+    assert main(["plan", *words, "calibrator=prior"]) == 0
+    left_out = "\n".join(caplog.messages)
+    assert re.findall(r"warning: a plug-in is left out: \S+/(\w+\.py)", left_out) == ["broken.py", "helper.py"]
+    assert "broken.py cannot be imported: SyntaxError: '(' was never closed" in left_out
+    assert "a name that begins with an underscore" in left_out
+    for word in ("calibrator=broken", "model=broken_8", "objective=broken:0.1", "study=broken", "task=broken"):
+        others = [other for other in words if other.split("=")[0] != word.split("=")[0]]
+        assert main(["plan", *others, word]) == 2
+        assert re.search(r"error: .*broken\.py cannot be imported: SyntaxError", capsys.readouterr().err)
 
 
 def test_a_name_that_is_taken_is_refused(mine: Path, tmp_path: Path) -> None:

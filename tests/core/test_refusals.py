@@ -63,7 +63,7 @@ def plugged(folder: Path, name: str, source: str) -> None:
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.py").write_text(HEAD + source)
     try:
-        registry.use_plugins([folder])
+        registry.use_plugins([folder], needed=[name])
     finally:
         for kind in registry._plugins.values():
             kind.pop(name, None)

@@ -106,6 +106,17 @@ def test_every_key_is_described() -> None:
         assert all(field.description and not field.is_required() for field in options.model_fields.values())
 
 
+def test_settings_without_effect_are_named() -> None:
+    """Configuration files change the executor: what goes with another one is told, and not refused."""
+    given = ["ray_address=10.0.0.1:6379", "retries=3", "ray_gpus=0.5", "switch_at=0.3"]
+    assert parse([*given, "executor=ray"]).idle() == []
+    assert parse([*given, "study=tune"]).idle() == [
+        "switch_at=0.3 has no effect with study=tune: it goes with study=separation",
+        "ray_address=10.0.0.1:6379 has no effect with executor=local: it goes with executor=ray",
+        "ray_gpus=0.5 has no effect with executor=local: it goes with executor=ray",
+    ]
+
+
 def test_nearest_names_close_choices_or_all() -> None:
     assert nearest("cifar", ["cifar10", "imdb"]) == "did you mean 'cifar10'?"
     assert nearest("zzz", ["a", "b"]) == "valid choices: a, b"

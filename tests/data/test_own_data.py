@@ -191,6 +191,30 @@ def spoiled(column: str, row: int, value: object) -> pd.DataFrame:
     return frame
 
 
+def test_constant_numbers_and_absent_classes_are_noted(tmp_path: Path) -> None:
+    """A constant that is no binary fraction has a deviation of rounding: nothing is divided by it."""
+    (numbers().assign(c=3.3)[["a", "b", "c", "label"]]).to_csv(tmp_path / "train.csv", index=False)
+    test = numbers(TEST).assign(c=3.4)
+    test[test["label"] != "cat"].to_csv(tmp_path / "test.csv", index=False)
+    splits = load(tmp_path)
+    assert splits.notes["constant"] == "1 of 3 inputs have one value in all training rows"
+    assert splits.notes["absent"] == "no example of cat in test"
+    assert torch.allclose(splits.test.x[:, 2], torch.tensor(0.1))  # type: ignore[attr-defined]
+
+
+def test_csv_of_another_dialect_is_refused_with_the_reason(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    numbers().to_csv(file, index=False, sep=";", decimal=",")
+    with pytest.raises(DataError, match="one column, 'a;b;label': its columns must be separated by commas"):
+        load(file)
+    numbers().replace("ant", "Käfer").to_csv(file, index=False, encoding="latin-1")
+    with pytest.raises(DataError, match="not UTF-8"):
+        load(file)
+    spoiled("label", 5, "").to_csv(file, index=False)
+    with pytest.raises(DataError, match=r"Row 5 of .* has no label"):
+        load(file)
+
+
 REFUSED: dict[str, tuple[pd.DataFrame, dict[str, Any], str]] = {
     "label missing": (numbers().rename(columns={"label": "labels"}), {}, "no column 'label' .did you mean 'labels'"),
     "input missing": (numbers(), {"input": ("aa",)}, "no column 'aa' .did you mean 'a'.*give input=COLUMN"),

@@ -424,7 +424,7 @@ def test_every_exported_layout_gives_equal_results(capsys: pytest.CaptureFixture
     for layout in ("npz", "jsonl", "splits", "hdf5"):
         assert main(["export", f"run:{key}", f"format={layout}", f"out={layout}"]) == 0
     assert main(["export", f"run:{key}", "format=hdf5", "out=hdf5"]) == 0
-    group = group_of(store.trial(key))
+    group = group_of(store.trial(key), "digits")
     words = {
         "npz": ("npz/test.npz", "npz/calibration.npz"),
         "jsonl": ("jsonl/test.jsonl", "jsonl/calibration.jsonl"),

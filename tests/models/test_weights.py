@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from calib_bench.core.splits import InputSpec
 from calib_bench.core.trial import Trial
 from calib_bench.errors import SettingsError, UserError
 from calib_bench.execute import worker
+from calib_bench.models import weights
 from calib_bench.models.weights import name_of, read
 from calib_bench.planning.defaults import resolve
 from calib_bench.planning.tuning import plan
@@ -52,6 +54,7 @@ LAYOUTS: dict[str, Callable[[dict[str, Tensor]], Any]] = {
         "state_dict": {f"model.{name}": value for name, value in tensors.items()}, "epoch": 3, "callbacks": {},
     },
     "compiled in a wrapper": lambda tensors: {"model": {f"model._orig_mod.{name}": v for name, v in tensors.items()}},
+    "a wrapper of one's own": lambda tensors: {f"net.{name}": value for name, value in tensors.items()},
     "tutorial": lambda tensors: {"model_state_dict": tensors, "optimizer_state_dict": {"state": {}}, "loss": 0.1},
 }  # fmt: skip
 
@@ -95,6 +98,16 @@ MISFITS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], str]]
 }
 
 
+def test_near_names_are_searched_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches for each of the hundreds of names of a large model took minutes."""
+    searches: list[str] = []
+    monkeypatch.setattr(weights, "_nearest", lambda name, _: searches.append(name) or "")
+    save_file({f"{name}s": value for name, value in state().items()}, tmp_path / "a.safetensors")
+    with pytest.raises(UserError, match=f"has no '{FIRST}', and 5 more such"):
+        started(tmp_path / "a.safetensors")
+    assert searches == [FIRST]
+
+
 @pytest.mark.parametrize("misfit", MISFITS)
 def test_what_does_not_fit_is_refused_with_the_nearest_name(tmp_path: Path, misfit: str) -> None:
     change, words = MISFITS[misfit]
@@ -117,7 +130,8 @@ def test_no_code_is_run_and_files_of_something_else_are_refused(tmp_path: Path) 
     torch.save({"epoch": 3}, tmp_path / "empty.pt")
     for name, words in (
         ("rogue.pt", "Nothing that could run code is read: .*save_file"),
-        ("text.pt", "cannot be read as a checkpoint"),
+        ("rogue.pt", r"tensors alone \(it holds exec\)"),
+        ("text.pt", r"cannot be read as a checkpoint that holds tensors alone \(it is damaged, or no such file\)"),
         ("text.safetensors", "cannot be read as safetensors"),
         ("empty.pt", r"no tensors by name \(it holds: epoch\)"),
     ):
@@ -161,6 +175,9 @@ def test_a_run_starts_from_the_file_and_says_what_became_of_the_head(tmp_path: P
     assert "a.safetensors" in splits.notes["weights"]
     assert "its head of 10 classes too" in splits.notes["weights"]
     assert same(dict(initial_model(trial, splits, CPU).state_dict()), state())
+    scaled: Any = SimpleNamespace(train=SimpleNamespace(normalize=((0.5,), (0.25,))))
+    assert "normalized by means 0.5 and deviations 0.25" in worker._normalization(scaled)["normalize"]
+    assert "normalize" not in splits.notes, "digits are taken as they are"
     three = saved(tmp_path / "three.safetensors", classes=3)
     settings, trial = planned(f"weights={three}", "epochs=1", "lr=0.1")
     assert "a new head of 10 classes" in worker.load_splits(settings, trial).notes["weights"]

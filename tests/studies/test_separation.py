@@ -418,6 +418,8 @@ def test_controls_of_many_references_are_told_together() -> None:
     assert controls.outcome(frame)[0].startswith("1 of 6 controls failed (the reference trained")
     few = frame[frame["model"] != "a"]
     assert controls.told(few) == controls.words(few)
+    untrained = controls.told(few.replace("1 of 8 epochs", "0 of 1 epochs"))[-1]
+    assert "leaving the reference untrained moves repaired log loss by" in untrained
     assert controls.told(few.iloc[:0]) == []
 
 

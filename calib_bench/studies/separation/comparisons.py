@@ -63,8 +63,13 @@ class Trajectory:
 
 
 def read(store: Results, measures: Measures) -> Trajectory | None:
-    """An arm's trajectory; None where nothing was trained, or stored before histories knew the repaired loss."""
+    """The trajectory of an arm that was trained with cross-entropy: the others' training losses are no log losses.
+
+    None of another arm, and where nothing was trained, or stored before histories knew the repaired loss.
+    """
     arm, again = measures.arm, measures.redrawn_choice
+    if arm.trial.objective != CROSS_ENTROPY:
+        return None
     trials = [arm.trials[seed] for seed in measures.seeds]
     tuning = [trial for rate in (again.costs if again else ()) for trial in arm.tried[rate]]
     histories = {trial.key: store.history(trial) for trial in {*trials, *tuning}}
@@ -125,7 +130,7 @@ def value(history: pd.DataFrame, comparison: str, kind: str, level: float) -> fl
 def rows(
     store: Results, arm: Trajectory | None, reference: Trajectory | None, at_end: Row, name: Row, nested: bool
 ) -> list[Row]:
-    """The row of an arm that was trained with cross-entropy: the others' training losses are no log losses.
+    """The row of an arm that has a trajectory, as its reference does; none of any other.
 
     Args:
         at_end: what `contrast` gives of both arms, on the test split.
@@ -137,7 +142,7 @@ def rows(
         `training_loss`, that of equal training loss, a geometric mean over seeds, and the epochs that both took to get
         there; `equal_loss_on`, the split that it is compared on; `choice`, whether all intervals count that of rates.
     """
-    if arm is None or reference is None or arm.measures.arm.trial.objective != CROSS_ENTROPY:
+    if arm is None or reference is None:
         return []
     seeds = [seed for seed in arm.measures.seeds if seed in reference.measures.seeds]
     return [_row(store, arm, reference, seeds, at_end, name, nested)] if seeds else []

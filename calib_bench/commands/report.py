@@ -14,6 +14,8 @@ from calib_bench.commands.command import PLUGINS, RUN, Command, Option, flag, wh
 from calib_bench.commands.stored_run import evaluation, open_run
 from calib_bench.commands.table_of_commands import load
 from calib_bench.errors import SettingsError, StoreError, UserError
+from calib_bench.execute import fork_server
+from calib_bench.system import environment
 from calib_bench.system.files import sha256
 
 if TYPE_CHECKING:
@@ -26,12 +28,12 @@ PORT = 8000
 
 
 def _call(arguments: Namespace) -> int:
-    from calib_bench.commands.serve import serve
-
     folder = arguments.run
     if done := evaluation(folder):
         return _again(done, folder, arguments.plugins)
     if arguments.serve:
+        from calib_bench.commands.serve import serve
+
         port = PORT if arguments.port is None else arguments.port
         return serve(folder, arguments.plugins, port, partial(report, folder, arguments.plugins))
     if arguments.port is not None:
@@ -149,11 +151,13 @@ def rebuild(folder: Path, plugins: Sequence[Path] = ()) -> tuple[Store, Study, S
 
 def _whole_run(folder: Path, plugins: Sequence[Path]) -> tuple[Store, Study, Settings, Collection[Trial]]:
     """The store of a run folder, its study, settings and trials, none of which is missing; raises as `rebuild`."""
+    store, settings = open_run(folder, plugins)
+    if (settings.workers or environment.cores()) > 1:
+        fork_server.start()  # first, so that it imports while this process does
     from calib_bench import registry
     from calib_bench.execute import worker
     from calib_bench.planning import plan as planning
 
-    store, settings = open_run(folder, plugins)
     worker.prepare(settings)
     study = registry.study(settings.study)
     failures = store.failures.now()

@@ -196,14 +196,16 @@ def _bold(
     """Cells (row, metric) that are best or not shown to be worse, and a sentence on them for the caption."""
     from calib_bench.analysis.scores import PAIRED
     from calib_bench.commands import table_ties
+    from calib_bench.execute import analysis_pool
 
     store, settings = open_run(options.run, options.plugins)
-    ties = table_ties.Ties(store, settings, frame, settings.plugins)
-    judged = table_ties.judged(metrics, ties.rows)
     bold = set()
-    for metric in judged:
-        column = metrics.index(metric)
-        bold |= {(row, column) for row in ties.best(metric, spans)}
+    with analysis_pool.workers(settings):
+        ties = table_ties.Ties(store, settings, frame, settings.plugins)
+        judged = table_ties.judged(metrics, ties.rows)
+        for metric in judged:
+            column = metrics.index(metric)
+            bold |= {(row, column) for row in ties.best(metric, spans)}
     ties.keep()
     over_seeds = [title(metric) for metric in judged if metric not in PAIRED or ties.nested]
     return bold, _bold_note(over_seeds, options.by)

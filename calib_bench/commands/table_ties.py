@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pandas as pd
 
 from calib_bench import registry
 from calib_bench.analysis import arms as each
-from calib_bench.analysis.measure import PER_EXAMPLE, measure_arm, own_tests
+from calib_bench.analysis.measure import PER_EXAMPLE, Measures, begun, own_tests
 from calib_bench.analysis.scores import LOW, RAW, REPAIRED, SeedScores, difference
 from calib_bench.analysis.ties import tied
 from calib_bench.core.settings import Grid
@@ -55,6 +55,8 @@ class Row:
 class Ties:
     """Comparisons of a table's rows (columns KEYS and method); what was compared before is read, not measured again.
 
+    Inside `analysis_pool.workers`, worker processes measure too.
+
     Attributes:
         rows: in the table's order.
         nested: whether seeds have test examples of their own.
@@ -77,9 +79,10 @@ class Ties:
         arms = {key: self.arms[key] for key, _ in self.places}
         trials = {key: [self._digest(trial) for _, trial in sorted(arm.trials.items())] for key, arm in arms.items()}
         self.nested = own_tests(store, arms.values())
-        self.rows = [
-            self._row(i, files.digest_of([method, trials[key]])) for i, (key, method) in enumerate(self.places)
-        ]
+        digests = [files.digest_of([method, trials[key]]) for key, method in self.places]
+        new = (key for (key, _), digest in zip(self.places, digests, strict=True) if digest not in self.metrics)
+        self.begun = {key: self._begin(key) for key in dict.fromkeys(new)}
+        self.rows = [self._row(i, digest) for i, digest in enumerate(digests)]
 
     def _digest(self, trial: Trial) -> list[Any]:
         """What a trial's predictions are known by."""
@@ -96,8 +99,15 @@ class Ties:
         """The scores of a row, measured with those of all rows of its arm."""
         key, method = self.places[i]
         if key not in self.measured:
-            self.measured[key] = _scores_of_arm(self.store, self.arms[key], [m for k, m in self.places if k == key])
+            measured = self.begun.pop(key) if key in self.begun else self._begin(key)
+            self.measured[key] = _scores(measured(), [m for k, m in self.places if k == key])
         return self.measured[key][method]
+
+    def _begin(self, key: tuple[Any, ...]) -> Callable[[], Measures]:
+        """Starts to measure an arm under the methods of its rows. No cell counts the choice of its rate."""
+        methods = dict.fromkeys((REPAIRED, *(method for place, method in self.places if place == key)))
+        calibrators = registry.calibrators([method for method in methods if method != RAW])
+        return begun(self.store, replace(self.arms[key], tried={}), calibrators)
 
     def best(self, metric: str, groups: Iterable[Sequence[int]]) -> set[int]:
         """See `best`."""
@@ -143,10 +153,8 @@ def arms_by_key(store: Store, grid: Grid) -> dict[tuple[Any, ...], tuning.Arm]:
     return arms
 
 
-def _scores_of_arm(store: Store, arm: tuning.Arm, methods: Sequence[str]) -> dict[str, Scored]:
+def _scores(measures: Measures, methods: Sequence[str]) -> dict[str, Scored]:
     """The scores of an arm by method."""
-    fitted = [method for method in dict.fromkeys((REPAIRED, *methods)) if method != RAW]
-    measures = measure_arm(store, arm, registry.calibrators(fitted))
     scored = {}
     for method in methods:
         if method not in measures.examples:

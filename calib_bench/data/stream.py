@@ -18,7 +18,7 @@ from calib_bench.data.decoding import Greys, decode
 from calib_bench.data.raw_split import Part
 from calib_bench.data.tensors import Normalize, normalized, order, whole_batches
 from calib_bench.errors import DataError, SettingsError
-from calib_bench.system import shutdown
+from calib_bench.system import environment, shutdown
 from calib_bench.system.random import seeded
 
 Item = tuple[int, int, int]
@@ -91,8 +91,7 @@ def loader_workers() -> int:
                 f"CALIB_BENCH_LOADERS={text!r} is not a number of worker processes; expected 0, 1, 2..."
             )
         return int(text)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(0, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
+    return max(0, min(8, environment.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
 
 
 class Images(torch.utils.data.Dataset):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -12,7 +11,7 @@ from calib_bench.execute import worker
 from calib_bench.execute.process import Job, WorkerProcess
 from calib_bench.planning.plan import Group
 from calib_bench.store.store import Store
-from calib_bench.system import shutdown
+from calib_bench.system import environment, shutdown
 
 POLL = 0.2
 """Seconds between two checks of the workers."""
@@ -26,8 +25,7 @@ def worker_count(execution: Execution, device: str) -> int:
         return execution.workers
     if device != "cpu":
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // execution.threads)
+    return max(1, environment.cores() // execution.threads)
 
 
 class Workers:

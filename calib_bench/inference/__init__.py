@@ -18,7 +18,7 @@ from calib_bench.inference.collapse import collapsed
 from calib_bench.inference.contrast import TwoByTwo, share, two_by_two
 from calib_bench.inference.decisions import DECISIONS, decision_intervals, decision_n
 from calib_bench.inference.extremes import best_of
-from calib_bench.inference.factorial import VarianceShares, variance_shares
+from calib_bench.inference.factorial import VarianceShares, permutation_p, variance_shares
 from calib_bench.inference.fitted import Fitted, apart, fitted, jackknifed, refitted
 from calib_bench.inference.interval import (
     DIFFERS,
@@ -83,6 +83,7 @@ __all__ = [
     "holm",
     "jackknifed",
     "percentile",
+    "permutation_p",
     "rate",
     "redrawn_choice",
     "redrawn_choice_apart",

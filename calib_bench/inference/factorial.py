@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from calib_bench.inference.arrays import Array
 from calib_bench.inference.interval import Interval, no_interval
@@ -63,10 +64,11 @@ def variance_shares(
     """
     values = np.asarray(values_ABS, np.float64)
     A, B, S = values.shape
+    p_first, p_second = (permutation_p(y, draws, seed) for y in (values, values.swapaxes(0, 1)))
     if not np.isfinite(values).all() or S < 2:
         why = f"{S} seeds" if S < 2 else f"{int((~np.isfinite(values)).sum())} values are not finite"
         nothing = no_interval(math.nan, S, A * B, why)
-        return VarianceShares(nothing, nothing, nothing, nothing, math.nan, math.nan, nothing, nothing)
+        return VarianceShares(nothing, nothing, nothing, nothing, p_first, p_second, nothing, nothing)
     full, without = _shares(values), np.array([_shares(np.delete(values, s, -1)) for s in range(S)] if S > 2 else [])
     intervals = []
     for of in SUMS:
@@ -76,7 +78,6 @@ def variance_shares(
             interval = _widened(interval, moves, level)
         intervals.append(interval)
     first, second, both, rest, within_first, within_second = intervals
-    p_first, p_second = (_permutation(y, draws, seed) for y in (values, values.swapaxes(0, 1)))
     return VarianceShares(first, second, both, rest, p_first, p_second, within_first, within_second)
 
 
@@ -135,13 +136,20 @@ def _jackknife(value: float, without_S: Array | None, level: float, S: int, cell
     return Interval(float(value), max(low, 0.0), min(max(high, 0.0), 1.0), S, cells, S - 1, math.nan, method)
 
 
-def _permutation(y_ABS: Array, draws: int, seed: int) -> float:
-    """P-value of no effect of the first axis at any level of the second."""
+def permutation_p(y_ABS: Array, draws: int = 9999, seed: int = 0) -> float:
+    """P-value of no effect of the first axis at any level of the second, see `variance_shares`; NaN of fewer than two
+    seeds, or where a value is not finite."""
     A, _, S = y_ABS.shape
-    rng = np.random.default_rng(seed)
-    order = rng.random((draws, A, 1, S)).argsort(1)
-    drawn = np.take_along_axis(y_ABS[None], order, 1)
+    if not np.isfinite(y_ABS).all() or S < 2:
+        return math.nan
+    drawn = np.take_along_axis(y_ABS[None], _orders(draws, A, S, seed), 1)
     null_DB, seen_B = (y.mean(-1).var(-2) for y in (drawn, y_ABS))
     # A hair of slack, for equality that summation order breaks.
     seen = (seen_B - 1e-9 * seen_B).sum()
     return float((1 + (null_DB.sum(-1) >= seen).sum()) / (1 + draws))
+
+
+@lru_cache(maxsize=2)
+def _orders(draws: int, A: int, S: int, seed: int) -> NDArray[np.int64]:
+    """Random orders of A levels within S seeds [draws, A, 1, S]: many layouts of one shape are tested."""
+    return np.random.default_rng(seed).random((draws, A, 1, S)).argsort(1)

@@ -70,8 +70,9 @@ def page_table(name: str, table: Table) -> PageTable:
     """The table in the page's form; columns without a value are left out, columns of one value listed below it."""
     view = TableView.of(table).head(MOST_ROWS)
     keys, alike = _keys_and_alike(view)
-    columns = [column for column in view.shown if column not in {*keys, *alike, FLAG}]
-    columns = list(dict.fromkeys((*(name for name in view.declared_first if name in columns), *columns)))
+    shown = [name for name in view.shown if name not in {*keys, *alike, FLAG}]
+    names = list(dict.fromkeys((*(name for name in view.declared_first if name in shown), *shown)))
+    columns = view.columns(names)
     rows = _rows(view, keys, columns)
     return PageTable(
         name=name,
@@ -79,8 +80,8 @@ def page_table(name: str, table: Table) -> PageTable:
         note=view.note,
         same=view.in_words(alike),
         keys=[title(key) for key in keys],
-        columns=view.columns(columns),
-        first=_fitting(view.first(columns), columns, rows),
+        columns=columns,
+        first=_fitting(view.first(names), names, rows),
         rows=rows,
     )
 
@@ -113,8 +114,8 @@ def _keys_and_alike(view: TableView) -> tuple[list[str], list[str]]:
     return keys, [name for name in alike if name not in keys]
 
 
-def _rows(view: TableView, keys: Sequence[str], columns: Sequence[str]) -> list[Row]:
-    cells = [_cells(column) for column in view.columns(columns)]
+def _rows(view: TableView, keys: Sequence[str], columns: Sequence[Column]) -> list[Row]:
+    cells = list(map(_cells, columns))
     return [
         Row(*_named(row, keys), [number(row[key]) for key in keys], [by_row[i] for by_row in cells])
         for i, row in enumerate(view.rows)

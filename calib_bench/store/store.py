@@ -22,8 +22,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -128,9 +128,9 @@ class Store:
         if schema < SCHEMA and mode == "write":
             self._mark(numerics)
 
-    def __reduce__(self) -> tuple[type[Store], tuple[Path, str]]:
+    def __reduce__(self) -> tuple[Callable[[Path], Store], tuple[Path]]:
         """Another process opens the folder anew, to read."""
-        return Store, (self.address, "read")
+        return _opened, (self.address,)
 
     def refresh(self) -> None:
         """Learn what others have stored since: where the store is a plain folder, that shows by itself."""
@@ -411,6 +411,12 @@ class Store:
         """Command, environment, and the data behind the stored splits."""
         study = files.read_sealed(self.path / "study.json")
         return {"command": study["command"], "environment": study["environment"], "splits": self.splits.every()}
+
+
+@lru_cache(maxsize=1)
+def _opened(address: Path) -> Store:
+    """The store that a process was sent, opened once: to list its archives for each job took a tenth of an analysis."""
+    return Store(address, "read")
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -87,7 +87,7 @@ def test_a_trial_counts_once_and_what_was_measured_is_read(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(runs / "one", tmp_path / "copy")
-    monkeypatch.setattr(table_ties, "measure_arm", None)  # nothing is measured again
+    monkeypatch.setattr(table_ties, "begun", None)  # nothing is measured again
     words = ["leaderboard", str(runs / "one"), str(tmp_path / "copy"), f"out={tmp_path / 'board'}"]
     assert main(words) == 0
     assert "in several of the runs, and count once: 12" in capsys.readouterr().out

@@ -586,6 +586,7 @@ def test_variance_shares_without_replicates_or_variance() -> None:
     values = np.random.default_rng(0).standard_normal((3, 2, 2))
     assert "three seeds" in inference.variance_shares(values, draws=9).first.method
     assert math.isnan(inference.variance_shares(values[..., :1]).p_first)
+    assert inference.permutation_p(values, 9) == inference.variance_shares(values, draws=9).p_first
     assert "nothing varies" in inference.variance_shares(np.ones((3, 2, 3)), draws=9).seed.method
     assert "not finite" in inference.variance_shares(values * np.nan).first.method
 

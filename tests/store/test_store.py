@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import multiprocessing
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,15 @@ def test_what_is_written_is_read(filled: Store) -> None:
     assert all(torch.equal(z, outcome(1).logits[name]) for name, z in again.logits(trial(1)).items())
     assert list(again.history(trial(1))["epoch"]) == [0, 1]
     assert [again.scores("log_loss")(trial(seed)) for seed in range(4)] == [1.0, 2.0, 3.0, None]
+
+
+def test_a_process_opens_a_store_once_that_it_is_sent_with_every_job(filled: Store) -> None:
+    sent = pickle.loads(pickle.dumps(filled))
+    assert sent is not filled
+    assert not sent.has(trial(3))
+    put(filled, 3)
+    assert pickle.loads(pickle.dumps(filled)) is sent
+    assert sent.has(trial(3))
 
 
 def test_what_a_killed_process_left_half_written_goes_once_its_trial_is_stored(filled: Store) -> None:

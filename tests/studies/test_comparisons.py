@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ from calib_bench.planning.defaults import resolve
 from calib_bench.planning.tuning import Arm
 from calib_bench.registry import study
 from calib_bench.studies.separation import settling, speed
-from calib_bench.studies.separation.comparisons import COMPARISONS, Trajectory, at_loss, rows
+from calib_bench.studies.separation.comparisons import COMPARISONS, Trajectory, at_loss, read, rows
 from calib_bench.studies.separation.snapshots import AtLoss, common_level
 
 SEEDS = range(5)
@@ -101,6 +102,16 @@ def test_runs_are_compared_at_the_training_loss_that_both_reach_and_at_their_bes
     seeds = np.var([0.01 * s for s in SEEDS], ddof=1) / 5
     half = math.hypot(4.302652729911275 * math.sqrt(examples), 2.7764451051977987 * math.sqrt(seeds))
     assert row["best_epoch_raw_high"] - row["best_epoch_raw"] == pytest.approx(half)
+
+
+def test_nothing_is_read_of_an_arm_whose_training_loss_is_no_log_loss() -> None:
+    measures = trajectory(10.0, FAST).measures
+    smoothed = measures.arm.trial.model_copy(update={"objective": "label_smoothing:0.1"})
+    other = SimpleNamespace(arm=replace(measures.arm, trial=smoothed), seeds=SEEDS, redrawn_choice=None)
+    nothing = cast("Results", SimpleNamespace())
+    assert read(nothing, cast("Measures", other)) is None
+    with pytest.raises(AttributeError, match="history"):
+        read(nothing, measures)
 
 
 def test_the_interval_counts_rates_that_other_selection_data_would_have_chosen() -> None:

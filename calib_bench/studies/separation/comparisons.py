@@ -63,18 +63,28 @@ class Trajectory:
 
 
 def read(store: Results, measures: Measures) -> Trajectory | None:
-    """An arm's trajectory; None where nothing was trained, or stored before histories knew the repaired loss."""
-    arm, again = measures.arm, measures.redrawn_choice
+    """The trajectory of an arm that was trained with cross-entropy: the others' training losses are no log losses.
+
+    None of another arm, and where nothing was trained, or stored before histories knew the repaired loss.
+    """
+    arm = measures.arm
+    if arm.trial.objective != CROSS_ENTROPY or not measures.seeds:
+        return None
     trials = [arm.trials[seed] for seed in measures.seeds]
-    tuning = [trial for rate in (again.costs if again else ()) for trial in arm.tried[rate]]
-    histories = {trial.key: store.history(trial) for trial in {*trials, *tuning}}
-    if not trials or not all(map(_is_followed, histories.values())):
+    histories = {trial.key: store.history(trial) for trial in {*trials, *_tuning(measures)}}
+    if not all(map(_is_followed, histories.values())):
         return None
     losses: dict[str, dict[int, Array]] = {kind: {} for kind in HISTORY}
     for trial in trials:
         for kind, values_N in _last_losses(store, trial).items():
             losses[kind][trial.seed] = values_N
     return Trajectory(measures, histories, losses)
+
+
+def _tuning(measures: Measures) -> list[Trial]:
+    """The trials of an arm's tuning seeds at the rates that might have been chosen."""
+    again = measures.redrawn_choice
+    return [trial for rate in (again.costs if again else ()) for trial in measures.arm.tried[rate]]
 
 
 def _is_followed(history: pd.DataFrame) -> bool:
@@ -125,7 +135,7 @@ def value(history: pd.DataFrame, comparison: str, kind: str, level: float) -> fl
 def rows(
     store: Results, arm: Trajectory | None, reference: Trajectory | None, at_end: Row, name: Row, nested: bool
 ) -> list[Row]:
-    """The row of an arm that was trained with cross-entropy: the others' training losses are no log losses.
+    """The row of an arm that has a trajectory, as its reference does; none of any other.
 
     Args:
         at_end: what `contrast` gives of both arms, on the test split.
@@ -137,7 +147,7 @@ def rows(
         `training_loss`, that of equal training loss, a geometric mean over seeds, and the epochs that both took to get
         there; `equal_loss_on`, the split that it is compared on; `choice`, whether all intervals count that of rates.
     """
-    if arm is None or reference is None or arm.measures.arm.trial.objective != CROSS_ENTROPY:
+    if arm is None or reference is None:
         return []
     seeds = [seed for seed in arm.measures.seeds if seed in reference.measures.seeds]
     return [_row(store, arm, reference, seeds, at_end, name, nested)] if seeds else []

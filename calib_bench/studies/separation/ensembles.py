@@ -197,7 +197,7 @@ def read(store: Results, measures: Measures, name: Row, nested: bool) -> Ensembl
     singles = members.singles(T_S11)
     pooled, T = members.pooled(singles, every, torch.arange(len(members)))
     values = _over_seeds(members, singles, pooled)
-    folds = _over_folds(members)
+    folds = _over_folds(members, _means({SINGLE: members.test, POOLED: pooled[POOLED]}, members.y_test))
     moves = _over_rates(store, measures)
     scores = {
         method: {score: Varying(values[method][score], folds[method][score], moves[method][score]) for score in SCORES}
@@ -246,15 +246,17 @@ def _over_seeds(members: Members, singles: Mapping[str, Tensor], pooled: Mapping
     return values
 
 
-def _over_folds(members: Members) -> ByScore:
-    """`Varying.folds`: mean scores with temperatures that were fitted without each fold [F]."""
+def _over_folds(members: Members, plain: Mapping[str, dict[str, float]]) -> ByScore:
+    """`Varying.folds`: mean scores with temperatures that were fitted without each fold [F]; `plain` need none."""
     M, everyone = len(members.y_calibration), torch.arange(len(members))
     order = torch.from_numpy(np.random.default_rng(0).permutation(M))
     rows = []
     for fold in range(FOLDS):
         left = order[torch.arange(M) % FOLDS != fold]
         singles = members.singles(members.temperatures(left))
-        rows.append(_means(singles | members.pooled(singles, left, everyone)[0], members.y_test))
+        after = singles | members.pooled(singles, left, everyone)[0]
+        fitted = {method: logp for method, logp in after.items() if method not in plain}
+        rows.append({**plain, **_means(fitted, members.y_test)})
     return _stacked(rows)
 
 

@@ -30,7 +30,7 @@ from calib_bench.analysis.result_rows import FEW_CHOSE, Row, few_chose, fields, 
 from calib_bench.analysis.table_notes import by_model, families
 from calib_bench.analysis.tables import TableSpec
 from calib_bench.core.settings import Grid
-from calib_bench.inference import holm, variance_shares
+from calib_bench.inference import holm, permutation_p, variance_shares
 from calib_bench.inference.arrays import Array
 from calib_bench.planning.tuning import joined
 
@@ -193,9 +193,9 @@ def _tested(frame: pd.DataFrame, metric: str, method: str, row: Row) -> list[Row
             "dropped": dropped,
             "best": betas[best],
             "range": float(np.ptp(mean_A)),
-            "p": variance_shares(values, draws=DRAWS).p_first,
+            "p": permutation_p(values, DRAWS),
             "extreme": betas[extreme],
-            "p_without": variance_shares(without, draws=DRAWS).p_first if len(without) > 1 else math.nan,
+            "p_without": permutation_p(without, DRAWS) if len(without) > 1 else math.nan,
             "least_p": least_p(values),
         }
     ]

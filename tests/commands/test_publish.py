@@ -13,7 +13,7 @@ import synthetic
 from safetensors.torch import load
 
 from calib_bench import cli
-from calib_bench.commands.publish import BEGIN, END, gallery, publish
+from calib_bench.commands.publish import BEGIN, END, _small_csv, gallery, publish
 from calib_bench.commands.report import rebuild
 
 WORDS = ("beta=0.1,1", "lr=0.1,0.2", "seed=0..1", "calibrator=temperature_scaling,isotonic", "extend=0")
@@ -65,6 +65,13 @@ def test_a_study_is_published_again_and_again(run: Path, tmp_path: Path, capsys:
     for key, temperature in temperatures.items():
         assert float(kappa[key, "temperature_scaling"]) == pytest.approx(temperature)
     shown_as_a_check_of_the_path(to)
+
+
+def test_numbers_of_a_published_table_keep_ten_digits(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_bytes(b"a,b\n-0.04385167793101578,label_smoothing:0.10\n2.662050771382439e-05,8.0\n10.0,0.3162277660\n")
+    short = b"a,b\n-0.04385167793,label_smoothing:0.10\n2.662050771e-05,8.0\n10.0,0.316227766\n"
+    assert _small_csv(table) == short
 
 
 def test_a_row_of_the_gallery_ends_with_a_sentence_or_clause(tmp_path: Path) -> None:

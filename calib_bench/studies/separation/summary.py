@@ -14,6 +14,7 @@ from calib_bench.analysis.findings import (
     Sentences,
     changes,
     established,
+    evidence,
     hints,
     largest,
     overview,
@@ -44,7 +45,7 @@ class Says(Sentences):
     CONFIDENCE = "Confidence changes too, under cross-entropy: at {where}, {changes}{more}."
     ALSO = "; also established at {others}"
     HARDLY = "Under cross-entropy confidence hardly matters: {effects}."
-    NO_CHANGE = "Under cross-entropy no change of confidence that temperature scaling would repair is established."
+    NO_CHANGE = "Under cross-entropy no change of what temperature scaling repairs is established: {evidence}."
 
 
 def summary(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
@@ -91,4 +92,4 @@ def _confidence(rows: Sequence[Row]) -> str:
         return Says.CONFIDENCE.of(where=most.where, changes=changes([most]), more=more)
     if all(finding.evidence is Evidence.EQUIVALENT for finding in findings):
         return Says.HARDLY.of(effects=overview(findings))
-    return Says.NO_CHANGE
+    return Says.NO_CHANGE.of(evidence=evidence(findings))

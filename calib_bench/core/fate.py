@@ -48,7 +48,7 @@ def trained(trial: Trial) -> bool:
 
 
 def is_dead(
-    selection: Mapping[str, float], train_loss: Callable[[], float | None], entropy: float, classes: int
+    selection: Mapping[str, float], entropy: float, classes: Callable[[], int], train_loss: Callable[[], float | None]
 ) -> bool:
     """Whether a training ended, with finite logits, no better than guessing.
 
@@ -60,13 +60,13 @@ def is_dead(
 
     Args:
         selection: "log_loss" and "repaired_log_loss" at the end of training; without the second the first counts.
-        train_loss: gives the mean cross-entropy over the last epoch; None where it was not measured, or was another
-            objective. Asked for only where it decides.
         entropy: of the training labels, in nats.
-        classes: K.
+        classes: gives K; this and the next are asked for only where they decide.
+        train_loss: gives the mean cross-entropy over the last epoch; None where it was not measured, or was another
+            objective.
     """
     raw = selection["log_loss"]
     if failed(selection.get("repaired_log_loss", raw), entropy):
         return True
-    loss = train_loss() if raw > math.log(classes) else None
+    loss = train_loss() if raw > math.log(classes()) else None
     return loss is not None and failed(loss, entropy)

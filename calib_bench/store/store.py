@@ -262,9 +262,11 @@ class Store:
             return False
         entropy = numbers.get("label_entropy")
         entropy = self.splits.label_entropy(trial) if entropy is None else entropy
-        if not fate.failed(numbers["log_loss"], entropy):
-            return False  # as nearly all trials: their splits need not be read
-        return fate.is_dead(numbers, lambda: self._train_loss(trial), entropy, int(self.split_info(trial)["classes"]))
+        return fate.is_dead(numbers, entropy, lambda: self._classes(trial), lambda: self._train_loss(trial))
+
+    def _classes(self, trial: Trial) -> int:
+        """K, by the trial's own logits: its splits may be missing."""
+        return self.logits(trial)["selection"].shape[1]
 
     def _train_loss(self, trial: Trial) -> float | None:
         """Mean cross-entropy over the last epoch; None where another objective was trained or none was measured."""

@@ -57,7 +57,7 @@ def test_a_training_that_failed_is_told_from_one_with_the_wrong_confidence(
     raw: float, repaired: float, train: float | None, failed: bool
 ) -> None:
     selection = {"log_loss": raw, "repaired_log_loss": repaired}
-    assert fate.is_dead(selection, lambda: train, math.log(CLASSES), CLASSES) is failed
+    assert fate.is_dead(selection, math.log(CLASSES), lambda: CLASSES, lambda: train) is failed
 
 
 LOSSES = st.floats(0, 10) | st.sampled_from([math.nan, math.inf])
@@ -66,8 +66,8 @@ LOSSES = st.floats(0, 10) | st.sampled_from([math.nan, math.inf])
 @given(raw=LOSSES, repaired=LOSSES, train=LOSSES)
 def test_what_fails_once_repaired_fails_whatever_its_training_loss(raw: float, repaired: float, train: float) -> None:
     selection = {"log_loss": raw, "repaired_log_loss": repaired}
-    without = fate.is_dead(selection, lambda: None, math.log(CLASSES), CLASSES)
-    assert fate.is_dead(selection, lambda: train, math.log(CLASSES), CLASSES) or not without
+    without = fate.is_dead(selection, math.log(CLASSES), lambda: CLASSES, lambda: None)
+    assert fate.is_dead(selection, math.log(CLASSES), lambda: CLASSES, lambda: train) or not without
 
 
 @given(kappa=st.floats(1, 1e6), seed=st.integers(0, 99), classes=st.sampled_from([2, 10]))
@@ -78,7 +78,7 @@ def test_no_network_is_dead_for_too_little_confidence_alone(kappa: float, seed: 
     z = torch.randn(200, classes, generator=generator, dtype=torch.float64) + 4 * F.one_hot(y, classes)
     raw, repaired = F.cross_entropy(z / kappa, y).item(), F.cross_entropy(z, y).item()
     entropy = fate.label_entropy(y, classes)
-    dead = fate.is_dead({"log_loss": raw, "repaired_log_loss": repaired}, lambda: raw, entropy, classes)
+    dead = fate.is_dead({"log_loss": raw, "repaired_log_loss": repaired}, entropy, lambda: classes, lambda: raw)
     assert dead is (repaired >= fate.GUESS * entropy)
 
 

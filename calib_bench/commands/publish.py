@@ -43,7 +43,7 @@ MOST_NUMBERS = 64
 MOST_CHARACTERS = 500
 """Of a study's summary in its row of the gallery; the rest is on the study's page."""
 BEGIN, END = "<!-- studies: begin -->", "<!-- studies: end -->"
-READING = "reading.md"
+READING, FACTS = "reading.md", "study.json"
 PLACES = ("data", "out", "plugins")
 """Settings that say where things were on one machine, and are nobody else's."""
 
@@ -58,7 +58,9 @@ def _call(arguments: Namespace) -> int:
     name = folder.resolve().name if arguments.name is None else arguments.name
     if "/" in name or name.startswith("."):
         raise SettingsError(f"name={name} is not the name of a folder")
-    refuse_smoke(folder, Store(folder, "read").settings(), arguments.check)  # before it takes time
+    run = Store(folder, "read")
+    refuse_smoke(folder, run.settings(), arguments.check)  # before it takes time
+    refuse_other(arguments.to / name, run)
     store, study, settings, analysis = rebuild(folder, arguments.plugins)
     published = publish(store, study, settings, analysis, arguments.to, name, arguments.check)
     open_console().print(f"published: {published / 'README.md'}", markup=False)
@@ -95,6 +97,22 @@ def refuse_smoke(path: Path, grid: Grid, check: bool) -> None:
         )
 
 
+def refuse_other(published: Path, store: Store) -> None:
+    """Raise UserError where the folder holds another study, or the same on other data.
+
+    It would be lost, and its reading would stand above numbers of this run.
+    """
+    if not (published / FACTS).exists():
+        return
+    old, new = json.loads((published / FACTS).read_text()), store.settings()
+    digests = [{one["digest"] for one in splits} for splits in (old["splits"], store.provenance()["splits"])]
+    if (old["study"], old["task"]) != (new.study, new.task) or digests[0].isdisjoint(digests[1]):
+        raise UserError(
+            f"{published} holds study={old['study']} of task={old['task']}, and {store.path} is another study or has "
+            "other data: give name= for a folder of its own, or remove that one"
+        )
+
+
 def publish(
     store: Store, study: Study, settings: Settings, analysis: Analysis, to: Path, name: str, check: bool = False
 ) -> Path:
@@ -115,7 +133,7 @@ def publish(
     if check:
         metadata = _metadata(store, study, settings, analysis) | {"summary": [_check(settings)]}
         write_bytes(folder / "report.html", (report / "report.html").read_bytes())
-        write_json(folder / "study.json", metadata)
+        write_json(folder / FACTS, metadata)
         write_bytes(folder / "README.md", _check_page(name, analysis, metadata).encode())
         gallery(to)
         return folder
@@ -128,7 +146,7 @@ def publish(
     _write_measurements(folder, analysis)
     _write_fits(folder, store, analysis)
     metadata = _metadata(store, study, settings, analysis)
-    write_json(folder / "study.json", metadata)
+    write_json(folder / FACTS, metadata)
     figures = [figure for figure in study.figures if (folder / "figures" / f"{figure}.png").exists()]
     path = folder / READING
     reading = path.read_text() if path.exists() else ""

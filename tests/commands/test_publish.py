@@ -13,8 +13,10 @@ import synthetic
 from safetensors.torch import load
 
 from calib_bench import cli
-from calib_bench.commands.publish import BEGIN, END, _small_csv, gallery, publish
+from calib_bench.commands.publish import BEGIN, END, _small_csv, gallery, publish, refuse_other
 from calib_bench.commands.report import rebuild
+from calib_bench.errors import UserError
+from calib_bench.store.store import Store
 
 WORDS = ("beta=0.1,1", "lr=0.1,0.2", "seed=0..1", "calibrator=temperature_scaling,isotonic", "extend=0")
 
@@ -90,6 +92,19 @@ def test_a_row_of_the_gallery_ends_with_a_sentence_or_clause(tmp_path: Path) -> 
     assert cells["short"] == "Nothing changed."
     assert cells["clauses"].endswith("; b; …")
     assert len(cells["clauses"]) <= 502
+
+
+def test_a_study_of_other_data_is_not_overwritten(run: Path, tmp_path: Path) -> None:
+    store, folder = Store(run, "read"), tmp_path / "digits-separation"
+    refuse_other(folder, store)
+    folder.mkdir()
+    facts = {"study": "separation", "task": "digits", "splits": store.provenance()["splits"]}
+    (folder / "study.json").write_text(json.dumps(facts))
+    refuse_other(folder, store)
+    for change in ({"study": "tune"}, {"task": "folder"}, {"splits": [{"digest": "sha256:0"}]}):
+        (folder / "study.json").write_text(json.dumps(facts | change))
+        with pytest.raises(UserError, match="give name="):
+            refuse_other(folder, store)
 
 
 def test_smoke_runs_stay_home(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,9 @@
     FOLDER/<corruption>/<1-5>/<class>/<image>       ImageNet-C; a folder of several such folders too
     FOLDER/<class>/<image>                          ImageNet-V2
 
-Arrays hold uint8 [N, H, W, C] and labels that count the classes of CIFAR-10, or those that a file classes.txt beside
-them names, one a line. Class folders are named as the task's classes, by WordNet ids, or by their numbers in ImageNet.
+Arrays hold images uint8 [N, H, W, C], or floats [N, D], the columns of one's own data as they were before they were
+scaled; labels count the classes of CIFAR-10, or those that a file classes.txt beside them names, one a line. Class
+folders are named as the task's classes, by WordNet ids, or by their numbers in ImageNet.
 """
 
 from __future__ import annotations
@@ -125,11 +126,11 @@ class Reader:
         digest = hashlib.sha256()
         further: dict[str, Split] = {}
         for one in arrays:
-            x_NCHW, labels_N = self._pixels(one.images), self._labels(one.labels)
-            if len(x_NCHW) != len(labels_N):
-                raise DataError(f"{one.images} holds {len(x_NCHW):,} images and {one.labels} {len(labels_N):,} labels.")
+            x, labels_N = self._inputs(one.images), self._labels(one.labels)
+            if len(x) != len(labels_N):
+                raise DataError(f"{one.images} holds {len(x):,} inputs and {one.labels} {len(labels_N):,} labels.")
             digest.update(f"{one.images.name}:{_ends(one.images)}:{labels_N.tobytes()!r}".encode())
-            size, base = len(labels_N) // len(one.names), DeviceCache(torch.from_numpy(x_NCHW))
+            size, base = len(labels_N) // len(one.names), DeviceCache(x)
             for i, name in enumerate(one.names):
                 rows = i * size + limited_rows(size, self.task, self.limit)
                 further[name] = self._like_test(base, rows, labels_N)
@@ -165,11 +166,24 @@ class Reader:
         assert isinstance(test, TensorSplit)
         return TensorSplit(base, rows, torch.from_numpy(labels_N)[rows], normalize=test.normalize)
 
-    def _pixels(self, path: Path) -> np.ndarray:
-        """uint8 [N, C, H, W], memory-mapped."""
-        x_NHWC = _loaded(path)
-        self._check_inputs((*x_NHWC.shape[3:], *x_NHWC.shape[1:3]), x_NHWC.dtype, str(path))
-        return x_NHWC.transpose(0, 3, 1, 2)
+    def _inputs(self, path: Path) -> torch.Tensor:
+        """Images uint8 [N, C, H, W], memory-mapped, or numbers float32 [N, D], scaled as the task's own."""
+        array, columns = _loaded(path), self.splits.columns
+        if columns is not None and columns.scale is not None:
+            return columns.scaled(torch.from_numpy(self._numbers(array, path)))
+        self._check_inputs((*array.shape[3:], *array.shape[1:3]), array.dtype, str(path))
+        return torch.from_numpy(array.transpose(0, 3, 1, 2))
+
+    def _numbers(self, x_ND: np.ndarray, path: Path) -> np.ndarray:
+        """The array, which must hold finite floats for each of the task's columns."""
+        if x_ND.dtype.kind != "f" or x_ND.shape[1:] != self.splits.spec.shape:
+            raise DataError(
+                f"{path} holds {x_ND.dtype} of shape {x_ND.shape}, and task '{self.task}' takes floats "
+                f"[N, {self.splits.spec.shape[0]}], a value for each of its columns in their order."
+            )
+        if not (finite_N := np.isfinite(x_ND).all(1)).all():
+            raise DataError(f"{path}: row {np.argmin(finite_N)} has a number that is not finite.")
+        return x_ND
 
     def _check_inputs(self, shape: tuple[int, ...], dtype: np.dtype, where: str) -> None:
         """Raises DataError where images are not like those of the task."""

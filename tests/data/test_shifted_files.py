@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from calib_bench.core.splits import InputSpec, Splits
+from calib_bench.core.splits import Columns, InputSpec, Splits
 from calib_bench.data.partition import limited_rows
 from calib_bench.data.raw_split import folder_part
 from calib_bench.data.shifted_files import CIFAR10, Shifted, imagenet, read_shifted
@@ -152,6 +152,28 @@ def test_class_folders_of_small_images_are_decoded(tmp_path: Path) -> None:
     torch.testing.assert_close(inputs(split), (expected - 0.5) / 0.2)
 
 
+def test_numbers_are_scaled_as_the_columns_of_ones_own_data(tmp_path: Path) -> None:
+    x_ND = np.random.default_rng(0).normal(3, 2, (10, 4))
+    np.save(tmp_path / "labels.npy", np.arange(10) % 2)
+    np.save(tmp_path / "noise.npy", x_ND)
+    (tmp_path / "classes.txt").write_text("no\nyes\n")
+    scale = torch.full((4,), 3.0, dtype=torch.float64), torch.full((4,), 2.0, dtype=torch.float64)
+    columns = Columns(tuple("abcd"), "label", scale)
+    made_up = task(("yes", "no"))
+    own = replace(made_up, test=replace(made_up.test, normalize=None), columns=columns, spec=InputSpec("vector", (4,)))
+    split = read(tmp_path, own).splits[f"{tmp_path.name}/noise/2"]
+    np.testing.assert_allclose(inputs(split).numpy(), (x_ND[2:4] - 3) / 2, rtol=1e-6)
+    assert split.labels.tolist() == [1, 0]
+    for wrong, reason in (
+        (x_ND[:, :3], r"float64 of shape \(10, 3\), and task 'cifar10' takes floats \[N, 4\]"),
+        (x_ND.astype(int), "holds int64 of shape"),
+        (np.where(np.arange(10)[:, None] == 7, np.nan, x_ND), "row 7 has a number that is not finite"),
+    ):
+        np.save(tmp_path / "noise.npy", wrong)
+        with pytest.raises(DataError, match=reason):
+            read(tmp_path, own)
+
+
 def test_what_does_not_fit_is_refused(tmp_path: Path, cifar10_c: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no shifted data"):
@@ -162,7 +184,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, cifar10_c: Path) -> None:
     with pytest.raises(DataError, match=r"fog.npy holds uint8 images of shape \(3, 16, 32\)"):
         read(cifar10_c)
     np.save(cifar10_c / "fog.npy", pixels(N))
-    with pytest.raises(DataError, match=r"holds 10 images and .*labels.npy 50 labels"):
+    with pytest.raises(DataError, match=r"holds 10 inputs and .*labels.npy 50 labels"):
         read(cifar10_c)
     np.save(cifar10_c / "labels.npy", np.full(5 * N, 10))
     with pytest.raises(DataError, match="has label 10; labels must be from 0 to 9"):

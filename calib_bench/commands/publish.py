@@ -20,6 +20,7 @@ import re
 import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ from calib_bench.system.files import write_bytes, write_json
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from calib_bench.core.baseline import Calibrator
     from calib_bench.core.settings import Grid, Settings
     from calib_bench.core.study import Analysis, Study
     from calib_bench.core.trial import Trial
@@ -128,6 +130,8 @@ def publish(
         UserError: the run was a smoke run, whose numbers are not results, and is no check.
         StoreError: the store cannot be read or the folder cannot be written.
     """
+    from calib_bench.execute import analysis_pool
+
     refuse_smoke(store.path, settings, check)
     folder, report = to / name, Path(store.path) / "report"
     if check:
@@ -144,7 +148,8 @@ def publish(
                 write_bytes(folder / kind / path.name, PUBLISHED[path.suffix](path))
     write_bytes(folder / "report.html", _page_of_png((report / "report.html").read_bytes()))
     _write_measurements(folder, analysis)
-    _write_fits(folder, store, analysis)
+    with analysis_pool.workers(settings):
+        _write_fits(folder, store, analysis)
     metadata = _metadata(store, study, settings, analysis)
     write_json(folder / FACTS, metadata)
     figures = [figure for figure in study.figures if (folder / "figures" / f"{figure}.png").exists()]
@@ -191,27 +196,38 @@ def _write_fits(folder: Path, store: Store, analysis: Analysis) -> None:
     """The parameters of every calibrator that was measured, fitted again to the stored logits."""
     from safetensors.torch import save
 
-    arms = analysis.result.arms or ()
+    from calib_bench.analysis.trial_predictions import on_trials
+
     frame = analysis.result.measurements
     if frame is None or not len(frame):
         return
-    methods = {key: list(methods_of_trial) for key, methods_of_trial in frame.groupby("key")["method"]}
-    trials = {trial.key: trial for arm in arms for trial in arm.trials.values() if trial.key in methods}
-    fits = dict(_fits(store, {key: (trial, methods[key]) for key, trial in trials.items()}))
+    methods = {key: set(of_trial) - {"raw"} for key, of_trial in frame.groupby("key")["method"]}
+    of_arms = {trial.key: trial for arm in analysis.result.arms or () for trial in arm.trials.values()}
+    trials = [trial for key, trial in of_arms.items() if key in methods]
+    calibrators = registry.calibrators(sorted(set().union(*methods.values())))
+    fits = dict(chain.from_iterable(on_trials(_small_fits, store, trials, calibrators, methods)))
     if fits:
         write_bytes(folder / "fits.safetensors.gz", gzip.compress(save(fits), mtime=0))
 
 
-def _fits(store: Store, measured: Mapping[str, tuple[Trial, list[str]]]) -> Iterator[tuple[str, Tensor]]:
+def _small_fits(
+    calibrators: Mapping[str, Calibrator], store: Store, methods: Mapping[str, set[str]], trials: Iterable[Trial]
+) -> list[list[tuple[str, Tensor]]]:
+    """By trial ("KEY/METHOD/PARAMETER", its value) of the methods whose fit is of few numbers."""
+    return [list(_fits(store, trial, {name: calibrators[name] for name in methods[trial.key]})) for trial in trials]
+
+
+def _fits(store: Store, trial: Trial, calibrators: Mapping[str, Calibrator]) -> Iterator[tuple[str, Tensor]]:
     import torch
 
-    for key, (trial, methods) in measured.items():
-        Z_NK, y_N = trial.beta * store.logits(trial)["calibration"].double(), store.labels(trial)["calibration"]
-        for method, calibrator in registry.calibrators([m for m in methods if m != "raw"]).items():
-            params = calibrator.fit(Z_NK, y_N)
-            tensors = {name: torch.as_tensor(value).clone().contiguous() for name, value in params.items()}
-            if sum(value.numel() for value in tensors.values()) <= MOST_NUMBERS:
-                yield from ((f"{key}/{method}/{name}", value) for name, value in tensors.items())
+    Z_NK, y_N = trial.beta * store.logits(trial)["calibration"].double(), store.labels(trial)["calibration"]
+    for method, calibrator in calibrators.items():
+        if calibrator.unknowns is not None and calibrator.unknowns(Z_NK.shape[1]) > MOST_NUMBERS:
+            continue
+        params = calibrator.fit(Z_NK, y_N)
+        tensors = {name: torch.as_tensor(value).clone().contiguous() for name, value in params.items()}
+        if sum(value.numel() for value in tensors.values()) <= MOST_NUMBERS:
+            yield from ((f"{trial.key}/{method}/{name}", value) for name, value in tensors.items())
 
 
 def _metadata(store: Store, study: Study, settings: Settings, analysis: Analysis) -> dict[str, Any]:

@@ -13,7 +13,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from calib_bench.evaluation import Array
-from calib_bench.evaluation.class_names import MOVED, by_column_numbers, by_position, class_of, label_words, shown
+from calib_bench.evaluation.class_names import (
+    MOVED,
+    by_column_numbers,
+    by_position,
+    class_of,
+    label_words,
+    numbers_in,
+    shown,
+)
 from calib_bench.evaluation.dialects import not_numbers
 from calib_bench.evaluation.free_columns import Family, free_family
 from calib_bench.evaluation.labels import is_note, positions, refuse_no_first, texts_of
@@ -213,10 +221,21 @@ def _side_by_side(family: Family, columns: Mapping[str, Array], kind: str, origi
         raise Refusal.NUMBERS_AND_NAMES.of(origin, one=one, other=other)
     if len(family.members) == 1:
         return _single(family, columns, kind, origin)
-    if family.numbered:
-        return _numbered_block(family.numbered, columns, kind, origin)
+    if numbered := family.numbered or _numbers_in_names(family.named, columns["labels"]):
+        return _numbered_block(numbered, columns, kind, origin)
     classes = tuple(family.named)
     return _Block(_values(family.members, columns, origin), classes, notes=(by_position(classes),))
+
+
+def _numbers_in_names(named: Mapping[str, str], labels: Array) -> dict[int, str]:
+    """Columns by the numbers in their classes' names, where these count from 0 or 1 and labels are numbers; else none.
+
+    So that `out[10]` and `of class 10` do not stand before those of class 2, as sorted by their letters.
+    """
+    numbers = numbers_in([*named]) if labels.dtype.kind in "iuf" else None
+    first, K = min(numbers or [0]), len(named)
+    counts = numbers is not None and first in (0, 1) and sorted(numbers) == [*range(first, first + K)]
+    return dict(zip(numbers, named.values(), strict=True)) if numbers and counts else {}
 
 
 def _numbered_block(members: Mapping[int, str], columns: Mapping[str, Array], kind: str, origin: str) -> _Block:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from calib_bench.evaluation.class_names import (
     by_position,
     class_of,
     label_words,
+    numbers_in,
     without_affixes,
 )
 from calib_bench.evaluation.formats import Content, content_of, with_slices
@@ -170,7 +170,7 @@ def _table(values: Any, labels: Any, kind: str | None, name: str) -> Content:
 
 def _refuse_no_classes(content: Content, kind: str | None, name: str, words: Collection[str]) -> None:
     """Raises DataError where a column whose name is no number is no class by its numbers."""
-    if kind not in SUM_TO_ONE and content.classes is not None and _numbers_of(content.classes) is None:
+    if kind not in SUM_TO_ONE and content.classes is not None and numbers_in(content.classes) is None:
         columns = dict(zip(content.classes, content.values.T, strict=True))
         refuse_no_classes({text: text for text in content.classes}, columns, name, words)
 
@@ -341,9 +341,6 @@ def _is_shuffled(index: pd.Index) -> bool:
     return not _only_counts(index) and index.is_unique and bool(index.isin(pd.RangeIndex(len(index))).all())
 
 
-_SERIES = re.compile(r"(.*?)[_ .]?(\d{1,7})(?:\.0)?")
-
-
 def _ordered(values: Array, columns: Sequence[Any], y: Array, name: str) -> Content:
     """Class columns in the order of their numbers if labels are numbers, else as they are, labels read by their names.
 
@@ -357,7 +354,7 @@ def _ordered(values: Array, columns: Sequence[Any], y: Array, name: str) -> Cont
     K, texts = len(columns), y.dtype.kind in "UT"
     classes = tuple(str(column).strip() for column in columns)
     refuse_repeated(classes, name, "column")
-    numbers = _numbers_of(classes)
+    numbers = numbers_in(classes)
     if numbers and not texts:
         return _by_number(values, numbers, classes, y, name)
     labels, by_name = positions(y.ravel().astype(object) if texts else y, classes, name)
@@ -367,14 +364,6 @@ def _ordered(values: Array, columns: Sequence[Any], y: Array, name: str) -> Cont
         return Content(values, y)
     refuse_no_first(classes, name)
     return Content(values, y, classes=classes, notes=(by_position(classes),))
-
-
-def _numbers_of(names: Sequence[str]) -> list[int] | None:
-    """The numbers at the ends of names that are alike but for these; None of other names."""
-    matches = [match for name in names if (match := _SERIES.fullmatch(name))]
-    if len(matches) < len(names) or len({match[1] for match in matches}) > 1:
-        return None
-    return [int(match[2]) for match in matches]
 
 
 def _by_number(values: Array, numbers: Sequence[int], names: Sequence[str], y: Array, name: str) -> Content:

@@ -18,7 +18,7 @@ import torch
 
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.censored import joint_zeros
-from calib_bench.evaluation.class_names import shown
+from calib_bench.evaluation.class_names import shown, varying_numbers
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.validation import Predictions, absent_classes
 from calib_bench.evaluation.vocabulary import listed
@@ -310,7 +310,7 @@ def seeds(predictions: Sequence[Predictions]) -> list[int] | None:
     if len(of_trials) == len(predictions):
         return of_trials
     by_word = [int(numbers[-1]) for place in _places(predictions) if (numbers := _SEED.findall(place))]
-    varying = _varying(_places(predictions))
+    varying = varying_numbers(_places(predictions))
     only_varying = varying[0] if len(varying) == 1 else []
     for numbers in (by_word, only_varying):
         if len(numbers) == len(predictions) == len(set(numbers)):
@@ -323,18 +323,9 @@ def _places(predictions: Sequence[Predictions]) -> list[str]:
     return [p.file or p.name for p in predictions]
 
 
-def _varying(places: Sequence[str]) -> list[list[int]]:
-    """Numbers in which names that are otherwise alike differ: one list a place in the name, a number a file."""
-    parts = [re.split(r"(\d+)", place) for place in places]
-    if len({tuple(part[::2]) for part in parts}) > 1:
-        return []
-    columns = [[int(number) for number in column] for column in zip(*(part[1::2] for part in parts), strict=True)]
-    return [column for column in columns if len(set(column)) > 1]
-
-
 def _refuse_crossed(firsts: Sequence[Predictions], others: Sequence[Predictions], names: tuple[str, str]) -> None:
     """Raises DataError where names differ in several numbers, and one of these puts the files in another order."""
-    ours, theirs = (_varying(_places(side)) for side in (firsts, others))
+    ours, theirs = (varying_numbers(_places(side)) for side in (firsts, others))
     same = [(a, b) for a in ours for b in theirs if len(set(a)) == len(a) and sorted(a) == sorted(b)]
     if same and not any(a == b for a, b in same):
         raise Refusal.CROSSED.of("", names=names, one=listed(same[0][0]), other=listed(same[0][1]))

@@ -151,6 +151,26 @@ def test_columns_that_are_no_class_are_left_aside(extra: str, tmp_path: Path) ->
         assert loss(predictions) == pytest.approx(RAW)
 
 
+@pytest.mark.parametrize("called", ["P({})", "prob[{}]", "probability of class {}", "class {} (softmax)", "prob_{}.0"])
+def test_numbers_inside_names_order_the_classes(called: str, tmp_path: Path) -> None:
+    order = [2, 0, 3, 1]
+    turned = columns([called.format(k) for k in order], P[:, order])
+    assert loss(read(table(tmp_path, "p", turned, Y), kind="probabilities")[0]) == pytest.approx(RAW)
+    assert check_frame(pd.DataFrame(turned), Y)["log_loss"][0] == pytest.approx(RAW)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_numbers_as_text_that_name_classes_are_no_positions(shift: int, tmp_path: Path) -> None:
+    order, path = [2, 0, 3, 1], tmp_path / "p.npz"
+    names = np.array([str(k + shift) for k in order])
+    np.savez(path, probabilities=P[:, order], labels=Y + shift, classes=names)
+    if shift:
+        assert loss(read(str(path))[0]) == pytest.approx(RAW)
+    else:
+        with pytest.raises(DataError, match="which may be such names or positions"):
+            read(str(path))
+
+
 def test_a_class_of_whole_numbers_is_a_class(tmp_path: Path) -> None:
     Z = LOGITS.copy()
     Z[:, 2] = Z[:, 2].round()

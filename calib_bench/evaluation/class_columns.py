@@ -18,6 +18,7 @@ from calib_bench.evaluation.class_names import (
     by_column_numbers,
     by_position,
     class_of,
+    is_summary,
     label_words,
     numbers_in,
     shown,
@@ -142,7 +143,7 @@ def _roles(columns: Mapping[str, Array], texts: Collection[str], origin: str) ->
             kind, number_or_name = kind_and_class
             roles.families.setdefault(kind, Family()).add(number_or_name, name, origin)
         else:
-            roles.unknown.append(name)
+            (roles.aside if is_summary(name) else roles.unknown).append(name)
     return roles
 
 

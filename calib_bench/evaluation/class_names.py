@@ -30,7 +30,10 @@ def class_of(name: str, words: Collection[str] = ()) -> KindAndClass | None:
     """
     name = name.strip()
     if in_brackets := _IN_BRACKETS.fullmatch(name):
-        kind, word = "probabilities" if plain(in_brackets[1]) in ("p", "pr") else kind_of(in_brackets[1]), in_brackets[2]
+        kind, word = (
+            "probabilities" if plain(in_brackets[1]) in ("p", "pr") else kind_of(in_brackets[1]),
+            in_brackets[2],
+        )
         return (kind, int(word) if is_count(word) else word) if kind else None
     return (_among_labels(name, words) if words else None) or _by_number(name) or _by_word(name)
 
@@ -69,6 +72,12 @@ def _by_word(name: str) -> KindAndClass | None:
     return None
 
 
+def is_summary(name: str) -> bool:
+    """Whether a name says a summary of all classes, as `prob_max` and `max_logit`; `true_prob` may be of a class."""
+    pairs = [pair for cut in _cuts(name.strip()) for pair in (cut, cut[::-1])]
+    return any(kind_of(one) and plain(other) in SUMMARIES and plain(other) != "true" for one, other in pairs)
+
+
 def numbered(name: str) -> tuple[str, int | None]:
     """A name in lower case without the number at its end, and that number; None where it ends in none."""
     match = _NUMBER.fullmatch(name.lower())
@@ -85,7 +94,7 @@ def varying_numbers(names: Iterable[str]) -> list[list[int]]:
 
 
 def numbers_in(names: Sequence[str]) -> list[int] | None:
-    """The numbers of names that are alike but for these, as `out[0]` and `out[10]`; None of others and of long numbers."""
+    """The numbers of names that are alike but for these, as `out[0]`, `out[10]`; None of others and of long numbers."""
     short = [re.sub(r"(?<=\d)\.0$", "", name.strip()) for name in names]
     varying = varying_numbers(short)
     if len(names) == 1 and (match := re.search(r"(\d+)\W*$", short[0])):

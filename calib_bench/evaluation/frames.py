@@ -20,6 +20,7 @@ from calib_bench.evaluation.class_names import (
     by_column_numbers,
     by_position,
     class_of,
+    is_summary,
     label_words,
     numbers_in,
     without_affixes,
@@ -164,15 +165,15 @@ def _table(values: Any, labels: Any, kind: str | None, name: str) -> Content:
         return Content(numbers, y, notes=notes)
     content = _ordered(numbers, chosen.classes, y, name)
     if chosen.kind is None:
-        _refuse_no_classes(content, kind, name, texts_of(y))
+        _refuse_no_classes(content, kind, name, y)
     return replace(content, kind=chosen.kind or "logits", notes=(*notes, *content.notes))
 
 
-def _refuse_no_classes(content: Content, kind: str | None, name: str, words: Collection[str]) -> None:
+def _refuse_no_classes(content: Content, kind: str | None, name: str, labels: Array) -> None:
     """Raises DataError where a column whose name is no number is no class by its numbers."""
     if kind not in SUM_TO_ONE and content.classes is not None and numbers_in(content.classes) is None:
         columns = dict(zip(content.classes, content.values.T, strict=True))
-        refuse_no_classes({text: text for text in content.classes}, columns, name, words)
+        refuse_no_classes({text: text for text in content.classes}, columns, name, labels)
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,9 @@ class _Column(NamedTuple):
 
     def may_be_class(self, words: Collection[str]) -> bool:
         """Whether the name is that of a label, or not that of something else than a class."""
-        return self.name in words or self.kind is not None or not says_something_else(self.name)
+        return (
+            self.name in words or self.kind is not None or not (says_something_else(self.name) or is_summary(self.name))
+        )
 
 
 def _without_affixes(names: Sequence[str]) -> list[Any]:

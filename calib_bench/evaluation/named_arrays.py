@@ -68,10 +68,10 @@ def _are_named_by_text(labels: Array, classes: Sequence[str], origin: str) -> bo
     """
     if labels.dtype.kind not in "iuf" or not all(map(is_count, classes)):
         return False
-    by_name, by_position = (set(np.unique(labels).tolist()) <= set(of) for of in (map(int, classes), range(len(classes))))
-    if by_name and by_position and [*map(int, classes)] != [*range(len(classes))]:
+    numbers, places, present = [*map(int, classes)], [*range(len(classes))], set(np.unique(labels).tolist())
+    if numbers != places and present <= set(numbers) & set(places):
         raise Refusal.NAMES_OR_POSITIONS.of(origin, classes=shown(classes))
-    return by_name
+    return present <= set(numbers)
 
 
 def _without_decimals(values: Array) -> Array:

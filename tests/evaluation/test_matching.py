@@ -141,9 +141,9 @@ def test_truth_values_are_labels_by_their_names(tmp_path: Path) -> None:
     assert loss(other) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("extra", ["age", "fold", "confidence", "timestamp", "margin", "Unnamed: 0", "level_0", "id"])
+@pytest.mark.parametrize("extra", ["age", "fold", "confidence", "timestamp", "margin", "level_0", "id", "max_logit"])
 def test_columns_that_are_no_class_are_left_aside(extra: str, tmp_path: Path) -> None:
-    numbers = RNG.random(N) if extra in ("confidence", "margin") else np.arange(N) % 7
+    numbers = RNG.random(N) if extra in ("confidence", "margin", "max_logit") else np.arange(N) % 7
     for names, kind in (([f"prob_{c}" for c in CLASSES], None), (CLASSES, "probabilities")):
         (predictions,) = read(table(tmp_path, "p", columns(names, P), words(CLASSES), **{extra: numbers}), kind=kind)
         assert predictions.Z_NK.shape[1] == K

@@ -30,9 +30,10 @@ from calib_bench.evaluation.named_arrays import NamedArrays
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.vocabulary import (
     NO_CLASS,
-    ROW_IDS,
+    ROW_TEXTS,
     SUM_TO_ONE,
     kind_of,
+    names_rows,
     not_used,
     plain,
     says_something_else,
@@ -118,8 +119,10 @@ def read_class_columns(columns: Mapping[str, Array], origin: str, kind: str | No
 
 def _row_ids(columns: Mapping[str, Array], texts: Collection[str]) -> dict[str, Array]:
     """The columns that name the rows."""
-    named = {name: columns[name] for name in columns if plain(name) in ROW_IDS and name not in ("labels", *texts)}
-    return {name: values for name, values in named.items() if values.ndim == 1 and not is_note(values)}
+    names = [name for name in columns if name not in ("labels", *texts)]
+    named = [name for name in names if names_rows(name)]
+    named += [name for name in names if plain(name) in ROW_TEXTS and columns[name].dtype.kind in "OU"]
+    return {name: columns[name] for name in named if columns[name].ndim == 1 and not is_note(columns[name])}
 
 
 # roles

@@ -21,7 +21,7 @@ from calib_bench.evaluation.censored import joint_zeros
 from calib_bench.evaluation.class_names import shown, varying_numbers
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.validation import Predictions, absent_classes
-from calib_bench.evaluation.vocabulary import listed
+from calib_bench.evaluation.vocabulary import ROW_IDS, listed, plain
 
 # ---- shards of one model
 
@@ -199,7 +199,9 @@ def _shared_ids(first: Predictions, other: Predictions) -> dict[str, tuple[Array
     """Ids of both under one name; where each has one alone, these, whatever their names."""
     pairs = {name: (first.ids[name], other.ids[name]) for name in first.ids if name in other.ids}
     if not pairs and len(first.ids) == len(other.ids) == 1:
-        pairs = {"id": (next(iter(first.ids.values())), next(iter(other.ids.values())))}
+        (one,), (another,) = first.ids, other.ids
+        name = next((name for name in (one, another) if plain(name) not in ROW_IDS), "id")
+        pairs = {name: (first.ids[one], other.ids[another])}
     return pairs
 
 
@@ -251,6 +253,8 @@ def _names_groups(texts: list[str]) -> bool:
 
 def _differing(name: str, one: list[str], other: list[str]) -> Match:
     distinct, others = set(one), set(other)
+    if distinct.isdisjoint(others) and plain(name) not in ROW_IDS:  # as a request's, which each model has of its own
+        return Match("unknown")
     missing = [text for text in one if text not in others] or [text for text in other if text not in distinct]
     return Match("other", reason=f"{name} {missing[0]!r} is in one of them alone")
 

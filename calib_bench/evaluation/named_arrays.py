@@ -12,7 +12,7 @@ from calib_bench.evaluation import Array
 from calib_bench.evaluation.class_names import is_count, shown
 from calib_bench.evaluation.labels import positions
 from calib_bench.evaluation.refusals import Refusal
-from calib_bench.evaluation.vocabulary import CLASS_NAMES, ROW_IDS, kind_of, plain
+from calib_bench.evaluation.vocabulary import CLASS_NAMES, kind_of, names_rows, plain
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _names_in(arrays: Mapping[str, Array]) -> tuple[dict[str, Array], Array | No
     ids: dict[str, Array] = {}
     class_names: Array | None = None
     for name in arrays:
-        if name == "labels" or kind_of(name) or plain(name) not in (*ROW_IDS, *CLASS_NAMES):
+        if name == "labels" or kind_of(name) or not (plain(name) in CLASS_NAMES or names_rows(name)):
             continue
         try:
             values = arrays[name]

@@ -384,6 +384,21 @@ def test_rows_by_their_names(one: list[Any], other: list[Any], kind: str) -> Non
         assert [ends[1][i] for i in order] == ends[0]
 
 
+@pytest.mark.parametrize(("name", "called"), [("PassengerId", "p{}"), ("user_id", "{}"), ("text", "a text of {}")])
+def test_rows_of_one_class_in_another_order_are_matched(name: str, called: str, tmp_path: Path) -> None:
+    logits, rows = [f"logit_{k}" for k in range(K)], np.lexsort((RNG.random(N), Y))
+    by_class = np.argsort(Y, kind="stable")
+    assert Y[rows].tolist() == Y[by_class].tolist()
+    one, other = (
+        table(tmp_path, file, columns(logits, LOGITS[order]), Y[order], **{name: [called.format(i + 3) for i in order]})
+        for file, order in (("a", by_class), ("b", rows))
+    )
+    (a,), (b,) = read(one), read(other)
+    assert match(a, b).order is not None
+    theirs = replace(b, ids={name: np.array([f"request {i}" for i in range(N)])})
+    assert match(a, theirs).kind == "unknown"
+
+
 def test_no_names_tell_nothing() -> None:
     nameless = check(LOGITS, Y, "logits", "p")
     assert match(nameless, with_ids(range(N))).kind == "unknown"

@@ -119,7 +119,8 @@ def refuse_no_classes(short: Mapping[str, str], columns: Mapping[str, Array], or
         return
     words, names = texts_of(labels), [*short.values()]
     _refuse_other_range(short, columns, origin, words)
-    if not words and labels.ndim == 1 and set(places := np.unique(labels).tolist()) <= set(range(len(names))):
+    places = np.unique(labels).tolist() if labels.ndim == 1 and not words else []
+    if len(places) > 1 and set(places) <= set(range(len(names))):  # rows without labels have one
         words = {names[int(place)] for place in places}
         if places == [*range(len(names) - 1)] and len(labels) >= LEAST_ROWS * len(names):
             problem = f"would be class {len(places)}, the label of no row, as if one column too many were taken"

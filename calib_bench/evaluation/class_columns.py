@@ -25,7 +25,7 @@ from calib_bench.evaluation.class_names import (
 )
 from calib_bench.evaluation.dialects import not_numbers
 from calib_bench.evaluation.free_columns import Family, free_family
-from calib_bench.evaluation.labels import is_note, positions, refuse_no_first, texts_of
+from calib_bench.evaluation.labels import is_note, outcome_of, positions, refuse_no_first, texts_of
 from calib_bench.evaluation.named_arrays import NamedArrays
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.vocabulary import (
@@ -270,7 +270,7 @@ def _are_labels(numbers: Sequence[int], kind: str, labels: Array) -> bool:
 def _single(family: Family, columns: Mapping[str, Array], kind: str, origin: str) -> _Block:
     """One column for two classes, as what it says of class 1."""
     name = family.members[0]
-    number = next(iter(family.numbered), None)
+    number = next(iter(family.numbered), None) if family.numbered else outcome_of(next(iter(family.named)))
     if number not in (0, 1):
         raise Refusal.ONE_CLASS.of(origin, name=name)
     values = _numbers(columns[name], name, origin)

@@ -27,7 +27,7 @@ from calib_bench.evaluation.class_names import (
 )
 from calib_bench.evaluation.formats import Content, content_of, with_slices
 from calib_bench.evaluation.free_columns import refuse_no_classes
-from calib_bench.evaluation.labels import positions, refuse_no_first, texts_of
+from calib_bench.evaluation.labels import outcome_of, positions, refuse_no_first, texts_of
 from calib_bench.evaluation.refusals import Refusal, refuse_repeated
 from calib_bench.evaluation.slices import slices_of
 from calib_bench.evaluation.text_tables import LONGEST
@@ -363,6 +363,8 @@ def _ordered(values: Array, columns: Sequence[Any], y: Array, name: str) -> Cont
     labels, by_name = positions(y.ravel().astype(object) if texts else y, classes, name)
     if by_name:
         return Content(values, labels, classes=classes, by_name=True)
+    if K == 1 and outcome_of(classes[0]) == 0:
+        raise Refusal.CLASS_0.of(name, name=classes[0])
     if K == 1:
         return Content(values, y)
     refuse_no_first(classes, name)

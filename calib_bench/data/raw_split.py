@@ -179,7 +179,7 @@ def _check_columns(schema: pa.Schema, file: Path, input: str, label: str) -> Non
 def folder_part(name: str, folder: Path, names: tuple[str, ...] = ()) -> Part:
     """A split in class folders of images: folder/<class>/<image>; classes are numbered in the order of `names`.
 
-    Hidden files and folders, and what archives made on a Mac hold beside the data ("._" files, __MACOSX), are no part.
+    Hidden files and folders, and what others keep beside the data (see `beside`), are no part.
 
     Args:
         name: the split.
@@ -206,18 +206,24 @@ def folder_part(name: str, folder: Path, names: tuple[str, ...] = ()) -> Part:
 
 
 def beside(path: Path) -> bool:
-    """Whether a file or folder is hidden, or what archives made on a Mac hold beside the data."""
-    return path.name.startswith(".") or path.name == "__MACOSX"
+    """Whether a file or folder is hidden, or what archives of a Mac and file servers keep beside the data."""
+    return path.name.startswith((".", "@")) or path.name in ("__MACOSX", "__pycache__", "lost+found")
 
 
 def images_in(folder: Path) -> list[Path]:
     """The images of a class folder.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or more in folders within it.
     """
     inside = sorted(path for path in folder.iterdir() if not beside(path))
-    images = [path for path in inside if path.suffix.lower() in IMAGE_SUFFIXES]
+    images = [*filter(_is_image, inside)]
+    for path in inside if images else []:
+        if not _is_image(path) and path.is_dir() and any(map(_is_image, path.rglob("*"))):
+            raise DataError(
+                f"The class folder {folder} holds images, and more in its folder '{path.name}', where none is read. "
+                "Put them beside the others, or remove that folder."
+            )
     if not images:
         holds = ", ".join(f"'{path.name}'" for path in inside[:3]) + (", ..." if len(inside) > 3 else "")
         raise DataError(
@@ -225,6 +231,10 @@ def images_in(folder: Path) -> list[Path]:
             f"expected image files in it, such as .jpg or .png. Put them there, or remove the folder."
         )
     return images
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not beside(path)
 
 
 def encoded(files: list[Path]) -> np.ndarray:

@@ -248,6 +248,7 @@ def _numbers(request: Request, data: OwnData) -> Splits:
     x = {pool: numbers(part, data.columns) for pool, part in pools.items()}
     raw.notes.update(note({pool: digests(x_ND) for pool, x_ND in x.items()}, rows))
     train_ND = x["train"][rows["train"].numpy()]
+    raw.notes.update(_doubtful_inputs(train_ND, raw.train.labels[rows["train"].numpy()], data.columns))
     mean_D, std_D = train_ND.mean(0), train_ND.std(0)
     prepared: tuple[str, ...] = ("standardized",)
     if (constant_D := train_ND.max(0) == train_ND.min(0)).any():
@@ -261,6 +262,32 @@ def _numbers(request: Request, data: OwnData) -> Splits:
     splits = tensor_splits(scaled_x, labels, rows)
     made = _from_raw(request, raw, splits, InputSpec("vector", tuple(train_ND.shape[1:])), prepared)
     return replace(made, columns=columns)
+
+
+def _doubtful_inputs(x_ND: np.ndarray, y_N: np.ndarray, columns: Sequence[str]) -> dict[str, str]:
+    """Notes on inputs of the training split that seem to be the label, or numbers of rows; lists have no names."""
+    if len(columns) != x_ND.shape[1]:
+        return {}
+    labels, row_numbers, N = [], [], len(y_N)
+    for name, x_N in zip(columns, x_ND.T, strict=True):
+        distinct = len(np.unique(x_N[:1000]))
+        if distinct <= len(np.unique(y_N)) == len(np.unique(x_N)) == len(np.unique(np.stack([x_N, y_N]), axis=1).T):
+            labels.append(name)
+        is_whole = distinct == len(x_N[:1000]) and bool((x_N == np.floor(x_N)).all())
+        if is_whole and np.ptp(x_N) < 10 * N and len(np.unique(x_N)) == N:
+            row_numbers.append(name)
+    notes = {
+        "label among inputs": (labels, "has one value for each class, as if it were the label"),
+        "row numbers among inputs": (
+            row_numbers,
+            "has another whole number in every training row, as if it named rows",
+        ),
+    }
+    return {
+        key: f"input {listed(names)} {what}; input=COLUMN,COLUMN names the inputs"
+        for key, (names, what) in notes.items()
+        if names
+    }
 
 
 def _partition(request: Request, sizes: SplitSizes, raw: Raw) -> dict[str, Any]:

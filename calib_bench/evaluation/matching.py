@@ -26,9 +26,10 @@ from calib_bench.evaluation.vocabulary import ROW_IDS, listed, plain
 # ---- shards of one model
 
 _OF = re.compile(r"(?<!\d)(\d+)[_-]?of[_-]?(\d+)(?!\d)", re.IGNORECASE)
-_PIECE = re.compile(r"(?<![a-z])(?:shard|part|chunk|piece|rank)[_=-]?(\d+)(?!\d)", re.IGNORECASE)
-_RANK = re.compile(r"(?<![a-z])rank[_=-]?\d+(?!\d)", re.IGNORECASE)
-"""The number of a process, which counts from 0; where it does not, the rank of a matrix."""
+_WORD = "(?:shard|part|chunk|piece|rank|batch)"
+_PIECE = re.compile(rf"(?<![a-z]){_WORD}[_=-]?(\d+)(?!\d)", re.IGNORECASE)
+_COUNTED = re.compile(r"(?<![a-z])(?:rank|batch)[_=-]?\d+(?!\d)", re.IGNORECASE)
+"""The number of a process or a batch, which counts from 0; where it does not, a matrix's rank or a batch's size."""
 
 
 def joined(parts: Sequence[Predictions]) -> list[Predictions]:
@@ -51,7 +52,7 @@ def joined(parts: Sequence[Predictions]) -> list[Predictions]:
             groups.setdefault(f"{len(groups)}: {place}", []).append((0, 1, part))
     merged = []
     for key, members in groups.items():
-        sizes = all(_RANK.search(part.file) and number > 0 for number, _, part in members)
+        sizes = all(_COUNTED.search(part.file) and number > 0 for number, _, part in members)
         merged += [part for _, _, part in members] if sizes else [_join_shards(key, members)]
     return merged
 
@@ -106,7 +107,7 @@ def _joined(one: Predictions, other: Predictions) -> Predictions:
         one,
         Z_NK=Z_NK,
         y_N=y_N,
-        name=re.sub(r"[_.-]*(?:shard|part|chunk|piece|rank)?[_.=-]*\d+(?:[_-]?of[_-]?\d+)?$", "", one.name) or one.name,
+        name=re.sub(rf"[_.-]*{_WORD}?[_.=-]*\d+(?:[_-]?of[_-]?\d+)?$", "", one.name) or one.name,
         sha256={**one.sha256, **other.sha256},
         notes=(*kept, *absent_classes(y_N.numpy(), Z_NK.shape[1])),
         ids={name: np.concatenate([one.ids[name], other.ids[name]]) for name in one.ids if name in other.ids},

@@ -248,6 +248,7 @@ def shards(folder: Path, names: list[str]) -> list[Predictions]:
         ["test-00000-of-00002", "test-00001-of-00002"],
         ["part_1_of_4", "part_2_of_4", "part_3_of_4", "part_4_of_4"],
         ["preds_rank0", "preds_rank1", "preds_rank2"],
+        ["batch_0", "batch_1", "batch_2"],
         [f"shard{k}" for k in range(12)],
         ["chunk-01", "chunk-02"],
     ],
@@ -282,6 +283,13 @@ def test_models_that_are_called_like_shards_are_not_joined(tmp_path: Path) -> No
             joined([read(place)[0] for place in places])
     (alone,) = joined(read(table(tmp_path / "annotators_2_of_3", "test", columns(logits, LOGITS), Y)))
     assert alone.name == "test"
+
+
+def test_files_with_examples_of_their_own_are_noted_unless_they_are_seeds(tmp_path: Path) -> None:
+    parts = shards(tmp_path, ["preds_0", "preds_1"])
+    assert any("call them part0, part1" in text for text in evaluate(pair_up(parts, []), {}).warnings)
+    parts = shards(tmp_path, ["seed0", "seed1"])
+    assert not any("call them part0" in text for text in evaluate(pair_up(parts, []), {}).warnings)
 
 
 def test_ranks_of_matrices_are_no_shards(tmp_path: Path) -> None:

@@ -266,28 +266,31 @@ def _numbers(request: Request, data: OwnData) -> Splits:
 
 def _doubtful_inputs(x_ND: np.ndarray, y_N: np.ndarray, columns: Sequence[str]) -> dict[str, str]:
     """Notes on inputs of the training split that seem to be the label, or numbers of rows; lists have no names."""
-    if len(columns) != x_ND.shape[1]:
-        return {}
-    labels, row_numbers, N = [], [], len(y_N)
-    for name, x_N in zip(columns, x_ND.T, strict=True):
-        distinct = len(np.unique(x_N[:1000]))
-        if distinct <= len(np.unique(y_N)) == len(np.unique(x_N)) == len(np.unique(np.stack([x_N, y_N]), axis=1).T):
-            labels.append(name)
-        is_whole = distinct == len(x_N[:1000]) and bool((x_N == np.floor(x_N)).all())
-        if is_whole and np.ptp(x_N) < 10 * N and len(np.unique(x_N)) == N:
-            row_numbers.append(name)
-    notes = {
-        "label among inputs": (labels, "has one value for each class, as if it were the label"),
+    inputs = dict(zip(columns, x_ND.T, strict=True)) if len(columns) == x_ND.shape[1] else {}
+    doubts = {
+        "label among inputs": (
+            [name for name, x_N in inputs.items() if _are_labels(x_N, y_N)],
+            "has one value for each class, as if it were the label",
+        ),
         "row numbers among inputs": (
-            row_numbers,
+            [name for name, x_N in inputs.items() if _are_row_numbers(x_N)],
             "has another whole number in every training row, as if it named rows",
         ),
     }
-    return {
-        key: f"input {listed(names)} {what}; input=COLUMN,COLUMN names the inputs"
-        for key, (names, what) in notes.items()
-        if names
-    }
+    advice = "input=COLUMN,COLUMN names the inputs"
+    return {key: f"input {listed(names)} {what}; {advice}" for key, (names, what) in doubts.items() if names}
+
+
+def _are_labels(x_N: np.ndarray, y_N: np.ndarray) -> bool:
+    """Whether numbers are the classes, each class having its own."""
+    K = len(np.unique(y_N))
+    return len(np.unique(x_N[:1000])) <= K == len(np.unique(x_N)) == len({*zip(x_N, y_N, strict=True)})
+
+
+def _are_row_numbers(x_N: np.ndarray) -> bool:
+    """Whether numbers are whole, different in every row, and hardly farther apart than a table is long."""
+    is_whole = bool((x_N == np.floor(x_N)).all()) and np.ptp(x_N) < 10 * len(x_N)
+    return is_whole and len(np.unique(x_N)) == len(x_N)
 
 
 def _partition(request: Request, sizes: SplitSizes, raw: Raw) -> dict[str, Any]:

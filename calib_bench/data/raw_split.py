@@ -218,19 +218,25 @@ def images_in(folder: Path) -> list[Path]:
     """
     inside = sorted(path for path in folder.iterdir() if not beside(path))
     images = [*filter(_is_image, inside)]
-    for path in inside if images else []:
-        if not _is_image(path) and path.is_dir() and any(map(_is_image, path.rglob("*"))):
-            raise DataError(
-                f"The class folder {folder} holds images, and more in its folder '{path.name}', where none is read. "
-                "Put them beside the others, or remove that folder."
-            )
     if not images:
         holds = ", ".join(f"'{path.name}'" for path in inside[:3]) + (", ..." if len(inside) > 3 else "")
         raise DataError(
             f"The class folder {folder} holds no images ({f'it holds {holds}' if inside else 'it is empty'}); "
             f"expected image files in it, such as .jpg or .png. Put them there, or remove the folder."
         )
+    for path in inside:
+        if not _is_image(path) and path.is_dir():
+            _refuse_images(path)
     return images
+
+
+def _refuse_images(deeper: Path) -> None:
+    """Raises DataError where a folder within a class folder holds images too."""
+    if any(map(_is_image, deeper.rglob("*"))):
+        raise DataError(
+            f"The class folder {deeper.parent} holds images, and more in its folder '{deeper.name}', where none is "
+            "read. Put them beside the others, or remove that folder."
+        )
 
 
 def _is_image(path: Path) -> bool:

@@ -120,9 +120,12 @@ def read_class_columns(columns: Mapping[str, Array], origin: str, kind: str | No
 def _row_ids(columns: Mapping[str, Array], texts: Collection[str]) -> dict[str, Array]:
     """The columns that name the rows."""
     names = [name for name in columns if name not in ("labels", *texts)]
-    named = [name for name in names if names_rows(name)]
-    named += [name for name in names if plain(name) in ROW_TEXTS and columns[name].dtype.kind in "OU"]
-    return {name: columns[name] for name in named if columns[name].ndim == 1 and not is_note(columns[name])}
+    return {name: columns[name] for name in names if _is_row_id(name, columns[name])}
+
+
+def _is_row_id(name: str, values: Array) -> bool:
+    is_text = plain(name) in ROW_TEXTS and values.dtype.kind in "OU"
+    return (is_text or names_rows(name)) and values.ndim == 1 and not is_note(values)
 
 
 # roles
@@ -236,10 +239,9 @@ def _numbers_in_names(named: Mapping[str, str], labels: Array) -> dict[int, str]
 
     So that `out[10]` and `of class 10` do not stand before those of class 2, as sorted by their letters.
     """
-    numbers = numbers_in([*named]) if labels.dtype.kind in "iuf" else None
-    first, K = min(numbers or [0]), len(named)
-    counts = numbers is not None and first in (0, 1) and sorted(numbers) == [*range(first, first + K)]
-    return dict(zip(numbers, named.values(), strict=True)) if numbers and counts else {}
+    numbers, K = (labels.dtype.kind in "iuf" and numbers_in([*named])) or [], len(named)
+    counts = sorted(numbers) in ([*range(K)], [*range(1, K + 1)])
+    return dict(zip(numbers, named.values(), strict=True)) if counts else {}
 
 
 def _numbered_block(members: Mapping[int, str], columns: Mapping[str, Array], kind: str, origin: str) -> _Block:

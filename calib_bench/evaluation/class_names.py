@@ -18,6 +18,8 @@ _AFFIXES = (
     re.compile(r"(.+)[_ .-](?:p|prob|proba|probability|logit|score)", re.IGNORECASE),
 )
 
+_OF_ALL = {*SUMMARIES} - {"true"}
+
 KindAndClass = tuple[str, int | str]
 """A kind of prediction, and a class by its number or its name."""
 
@@ -75,7 +77,7 @@ def _by_word(name: str) -> KindAndClass | None:
 def is_summary(name: str) -> bool:
     """Whether a name says a summary of all classes, as `prob_max` and `max_logit`; `true_prob` may be of a class."""
     pairs = [pair for cut in _cuts(name.strip()) for pair in (cut, cut[::-1])]
-    return any(kind_of(one) and plain(other) in SUMMARIES and plain(other) != "true" for one, other in pairs)
+    return any(kind_of(one) and plain(other) in _OF_ALL for one, other in pairs)
 
 
 def numbered(name: str) -> tuple[str, int | None]:

@@ -276,9 +276,9 @@ def _mixed(models: Sequence[Model]) -> list[str]:
 
 def _parts(models: Sequence[Model]) -> list[str]:
     """A note where files with examples of their own may be parts of one; none where a name says seed or fold."""
-    files = [model.test.file for model in models if model.test.trial is None]
-    are_models = not all(files) or any(re.search("seed|fold", file, re.IGNORECASE) for file in files)
-    if are_models or len(files) < len(models) or not have_own_tests(models):
+    files = [model.test.file for model in models]
+    of_files = models[0].test.trial is None and all(files)
+    if not of_files or re.search("seed|fold", " ".join(files), re.IGNORECASE) or not have_own_tests(models):
         return []
     return [PARTS.format(S=len(models))]
 

@@ -363,12 +363,17 @@ def _ordered(values: Array, columns: Sequence[Any], y: Array, name: str) -> Cont
     labels, by_name = positions(y.ravel().astype(object) if texts else y, classes, name)
     if by_name:
         return Content(values, labels, classes=classes, by_name=True)
-    if K == 1 and outcome_of(classes[0]) == 0:
-        raise Refusal.CLASS_0.of(name, name=classes[0])
     if K == 1:
-        return Content(values, y)
+        return _of_one_column(values, outcome_of(classes[0]), classes[0], y, name)
     refuse_no_first(classes, name)
     return Content(values, y, classes=classes, notes=(by_position(classes),))
+
+
+def _of_one_column(values: Array, outcome: int | None, column: str, y: Array, name: str) -> Content:
+    """A single column, of class 1; raises DataError where it says that it is of the other."""
+    if outcome == 0:
+        raise Refusal.CLASS_0.of(name, name=column)
+    return Content(values, y)
 
 
 def _by_number(values: Array, numbers: Sequence[int], names: Sequence[str], y: Array, name: str) -> Content:
@@ -377,9 +382,7 @@ def _by_number(values: Array, numbers: Sequence[int], names: Sequence[str], y: A
     order = sorted(range(K), key=numbers.__getitem__)
     first, last = names[order[0]], names[order[-1]]
     if K == 1:
-        if numbers[0] == 0 and first != "0":
-            raise Refusal.CLASS_0.of(name, name=first)
-        return Content(values, y)
+        return _of_one_column(values, None if first == "0" else numbers[0], first, y, name)
     if sorted(numbers) == list(range(K)):
         moved = order != list(range(K))
         return Content(values[:, order], y, notes=(MOVED,) if moved else ())

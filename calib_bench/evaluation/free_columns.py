@@ -119,14 +119,18 @@ def refuse_no_classes(short: Mapping[str, str], columns: Mapping[str, Array], or
         return
     words, names = texts_of(labels), [*short.values()]
     _refuse_other_range(short, columns, origin, words)
-    places = np.unique(labels).tolist() if labels.ndim == 1 and not words else []
-    if len(places) > 1 and set(places) <= set(range(len(names))):  # rows without labels have one
-        words = {names[int(place)] for place in places}
-        if places == [*range(len(names) - 1)] and len(labels) >= LEAST_ROWS * len(names):
-            problem = f"would be class {len(places)}, the label of no row, as if one column too many were taken"
-            raise Refusal.DOUBTFUL.of(origin, name=[*short][-1], problem=problem)
-    if words and words <= set(names):
-        _refuse_never_right(short, columns, origin, words)
+    present = words or {names[place] for place in _places(labels, len(names))}
+    if present == set(names[:-1]) and not words and len(labels) >= LEAST_ROWS * len(names):
+        problem = f"would be class {len(names) - 1}, the label of no row, as if one column too many were taken"
+        raise Refusal.DOUBTFUL.of(origin, name=[*short][-1], problem=problem)
+    if present and present <= set(names):
+        _refuse_never_right(short, columns, origin, present)
+
+
+def _places(labels: Array, K: int) -> list[int]:
+    """Which of K columns numbers name as labels; none where others occur, or one alone, as of rows without labels."""
+    places = np.unique(labels).tolist() if labels.ndim == 1 else []
+    return [*map(int, places)] if len(places) > 1 and set(places) <= set(range(K)) else []
 
 
 FARTHER = 10.0

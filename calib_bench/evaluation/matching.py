@@ -256,7 +256,7 @@ def _differing(name: str, one: list[str], other: list[str]) -> Match:
     distinct, others = set(one), set(other)
     if distinct.isdisjoint(others) and plain(name) not in ROW_IDS:  # as a request's, which each model has of its own
         return Match("unknown")
-    missing = [text for text in one if text not in others] or [text for text in other if text not in distinct]
+    missing = [text for text in (*one, *other) if (text in distinct) != (text in others)]
     return Match("other", reason=f"{name} {missing[0]!r} is in one of them alone")
 
 

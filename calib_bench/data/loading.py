@@ -248,6 +248,7 @@ def _numbers(request: Request, data: OwnData) -> Splits:
     x = {pool: numbers(part, data.columns) for pool, part in pools.items()}
     raw.notes.update(note({pool: digests(x_ND) for pool, x_ND in x.items()}, rows))
     train_ND = x["train"][rows["train"].numpy()]
+    raw.notes.update(_doubtful_inputs(train_ND, raw.train.labels[rows["train"].numpy()], data.columns))
     mean_D, std_D = train_ND.mean(0), train_ND.std(0)
     prepared: tuple[str, ...] = ("standardized",)
     if (constant_D := train_ND.max(0) == train_ND.min(0)).any():
@@ -261,6 +262,35 @@ def _numbers(request: Request, data: OwnData) -> Splits:
     splits = tensor_splits(scaled_x, labels, rows)
     made = _from_raw(request, raw, splits, InputSpec("vector", tuple(train_ND.shape[1:])), prepared)
     return replace(made, columns=columns)
+
+
+def _doubtful_inputs(x_ND: np.ndarray, y_N: np.ndarray, columns: Sequence[str]) -> dict[str, str]:
+    """Notes on inputs of the training split that seem to be the label, or numbers of rows; lists have no names."""
+    inputs = dict(zip(columns, x_ND.T, strict=True)) if len(columns) == x_ND.shape[1] else {}
+    doubts = {
+        "label among inputs": (
+            [name for name, x_N in inputs.items() if _are_labels(x_N, y_N)],
+            "has one value for each class, as if it were the label",
+        ),
+        "row numbers among inputs": (
+            [name for name, x_N in inputs.items() if _are_row_numbers(x_N)],
+            "has another whole number in every training row, as if it named rows",
+        ),
+    }
+    advice = "input=COLUMN,COLUMN names the inputs"
+    return {key: f"input {listed(names)} {what}; {advice}" for key, (names, what) in doubts.items() if names}
+
+
+def _are_labels(x_N: np.ndarray, y_N: np.ndarray) -> bool:
+    """Whether numbers are the classes, each class having its own."""
+    K = len(np.unique(y_N))
+    return len(np.unique(x_N[:1000])) <= K == len(np.unique(x_N)) == len({*zip(x_N, y_N, strict=True)})
+
+
+def _are_row_numbers(x_N: np.ndarray) -> bool:
+    """Whether numbers are whole, different in every row, and hardly farther apart than a table is long."""
+    is_whole = bool((x_N == np.floor(x_N)).all()) and np.ptp(x_N) < 10 * len(x_N)
+    return is_whole and len(np.unique(x_N)) == len(x_N)
 
 
 def _partition(request: Request, sizes: SplitSizes, raw: Raw) -> dict[str, Any]:

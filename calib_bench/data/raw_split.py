@@ -179,7 +179,7 @@ def _check_columns(schema: pa.Schema, file: Path, input: str, label: str) -> Non
 def folder_part(name: str, folder: Path, names: tuple[str, ...] = ()) -> Part:
     """A split in class folders of images: folder/<class>/<image>; classes are numbered in the order of `names`.
 
-    Hidden files and folders, and what archives made on a Mac hold beside the data ("._" files, __MACOSX), are no part.
+    Hidden files and folders, and what others keep beside the data (see `beside`), are no part.
 
     Args:
         name: the split.
@@ -206,25 +206,41 @@ def folder_part(name: str, folder: Path, names: tuple[str, ...] = ()) -> Part:
 
 
 def beside(path: Path) -> bool:
-    """Whether a file or folder is hidden, or what archives made on a Mac hold beside the data."""
-    return path.name.startswith(".") or path.name == "__MACOSX"
+    """Whether a file or folder is hidden, or what archives of a Mac and file servers keep beside the data."""
+    return path.name.startswith((".", "@")) or path.name in ("__MACOSX", "__pycache__", "lost+found")
 
 
 def images_in(folder: Path) -> list[Path]:
     """The images of a class folder.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or more in folders within it.
     """
     inside = sorted(path for path in folder.iterdir() if not beside(path))
-    images = [path for path in inside if path.suffix.lower() in IMAGE_SUFFIXES]
+    images = [*filter(_is_image, inside)]
     if not images:
         holds = ", ".join(f"'{path.name}'" for path in inside[:3]) + (", ..." if len(inside) > 3 else "")
         raise DataError(
             f"The class folder {folder} holds no images ({f'it holds {holds}' if inside else 'it is empty'}); "
             f"expected image files in it, such as .jpg or .png. Put them there, or remove the folder."
         )
+    for path in inside:
+        if not _is_image(path) and path.is_dir():
+            _refuse_images(path)
     return images
+
+
+def _refuse_images(deeper: Path) -> None:
+    """Raises DataError where a folder within a class folder holds images too."""
+    if any(map(_is_image, deeper.rglob("*"))):
+        raise DataError(
+            f"The class folder {deeper.parent} holds images, and more in its folder '{deeper.name}', where none is "
+            "read. Put them beside the others, or remove that folder."
+        )
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not beside(path)
 
 
 def encoded(files: list[Path]) -> np.ndarray:

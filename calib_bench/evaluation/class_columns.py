@@ -13,17 +13,27 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from calib_bench.evaluation import Array
-from calib_bench.evaluation.class_names import MOVED, by_column_numbers, by_position, class_of, label_words, shown
+from calib_bench.evaluation.class_names import (
+    MOVED,
+    by_column_numbers,
+    by_position,
+    class_of,
+    is_summary,
+    label_words,
+    numbers_in,
+    shown,
+)
 from calib_bench.evaluation.dialects import not_numbers
 from calib_bench.evaluation.free_columns import Family, free_family
-from calib_bench.evaluation.labels import is_note, positions, refuse_no_first, texts_of
+from calib_bench.evaluation.labels import is_note, outcome_of, positions, refuse_no_first, texts_of
 from calib_bench.evaluation.named_arrays import NamedArrays
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.vocabulary import (
     NO_CLASS,
-    ROW_IDS,
+    ROW_TEXTS,
     SUM_TO_ONE,
     kind_of,
+    names_rows,
     not_used,
     plain,
     says_something_else,
@@ -109,8 +119,13 @@ def read_class_columns(columns: Mapping[str, Array], origin: str, kind: str | No
 
 def _row_ids(columns: Mapping[str, Array], texts: Collection[str]) -> dict[str, Array]:
     """The columns that name the rows."""
-    named = {name: columns[name] for name in columns if plain(name) in ROW_IDS and name not in ("labels", *texts)}
-    return {name: values for name, values in named.items() if values.ndim == 1 and not is_note(values)}
+    names = [name for name in columns if name not in ("labels", *texts)]
+    return {name: columns[name] for name in names if _is_row_id(name, columns[name])}
+
+
+def _is_row_id(name: str, values: Array) -> bool:
+    is_text = plain(name) in ROW_TEXTS and values.dtype.kind in "OU"
+    return (is_text or names_rows(name)) and values.ndim == 1 and not is_note(values)
 
 
 # roles
@@ -134,7 +149,7 @@ def _roles(columns: Mapping[str, Array], texts: Collection[str], origin: str) ->
             kind, number_or_name = kind_and_class
             roles.families.setdefault(kind, Family()).add(number_or_name, name, origin)
         else:
-            roles.unknown.append(name)
+            (roles.aside if is_summary(name) else roles.unknown).append(name)
     return roles
 
 
@@ -213,10 +228,20 @@ def _side_by_side(family: Family, columns: Mapping[str, Array], kind: str, origi
         raise Refusal.NUMBERS_AND_NAMES.of(origin, one=one, other=other)
     if len(family.members) == 1:
         return _single(family, columns, kind, origin)
-    if family.numbered:
-        return _numbered_block(family.numbered, columns, kind, origin)
+    if numbered := family.numbered or _numbers_in_names(family.named, columns["labels"]):
+        return _numbered_block(numbered, columns, kind, origin)
     classes = tuple(family.named)
     return _Block(_values(family.members, columns, origin), classes, notes=(by_position(classes),))
+
+
+def _numbers_in_names(named: Mapping[str, str], labels: Array) -> dict[int, str]:
+    """Columns by the numbers in their classes' names, where these count from 0 or 1 and labels are numbers; else none.
+
+    So that `out[10]` and `of class 10` do not stand before those of class 2, as sorted by their letters.
+    """
+    numbers, K = (labels.dtype.kind in "iuf" and numbers_in([*named])) or [], len(named)
+    counts = sorted(numbers) in ([*range(K)], [*range(1, K + 1)])
+    return dict(zip(numbers, named.values(), strict=True)) if counts else {}
 
 
 def _numbered_block(members: Mapping[int, str], columns: Mapping[str, Array], kind: str, origin: str) -> _Block:
@@ -247,7 +272,7 @@ def _are_labels(numbers: Sequence[int], kind: str, labels: Array) -> bool:
 def _single(family: Family, columns: Mapping[str, Array], kind: str, origin: str) -> _Block:
     """One column for two classes, as what it says of class 1."""
     name = family.members[0]
-    number = next(iter(family.numbered), None)
+    number = next(iter(family.numbered), None) if family.numbered else outcome_of(next(iter(family.named)))
     if number not in (0, 1):
         raise Refusal.ONE_CLASS.of(origin, name=name)
     values = _numbers(columns[name], name, origin)

@@ -9,7 +9,7 @@ from calib_bench.evaluation.vocabulary import SUMMARIES, kind_of, plain
 
 _NUMBER = re.compile(r"(.*?)[_ .-]?(\d{1,7})", re.DOTALL)
 _CLASS_WORD = re.compile(r"(?:^|[_ .-])(?:class|cls|label|category|cat|c|k)$")
-_IN_BRACKETS = re.compile(r"p(?:r|rob)?\s*\(\s*(?:y\s*=\s*)?([^()]+?)\s*(?:\|\s*x\s*)?\)", re.IGNORECASE)
+_IN_BRACKETS = re.compile(r"([a-z_]+)\s*[(\[]\s*(?:y\s*=\s*)?([^()\[\]]+?)\s*(?:\|\s*x\s*)?[)\]]", re.IGNORECASE)
 _WORD_WITH_NUMBER = re.compile(r"(.*?)[_ .-]([^\W\d].*\d)")
 _DIGITS = re.compile(r"0|[1-9]\d{0,6}")
 _IDENTIFIER = re.compile(r"[a-z]+\d{4,}", re.IGNORECASE)
@@ -17,6 +17,8 @@ _AFFIXES = (
     re.compile(r"(?:p|pr|prob|probability|softmax|logit|score)[_ .-](.+)", re.IGNORECASE),
     re.compile(r"(.+)[_ .-](?:p|prob|proba|probability|logit|score)", re.IGNORECASE),
 )
+
+_OF_ALL = {*SUMMARIES} - {"true"}
 
 KindAndClass = tuple[str, int | str]
 """A kind of prediction, and a class by its number or its name."""
@@ -30,8 +32,11 @@ def class_of(name: str, words: Collection[str] = ()) -> KindAndClass | None:
     """
     name = name.strip()
     if in_brackets := _IN_BRACKETS.fullmatch(name):
-        word = in_brackets[1]
-        return "probabilities", int(word) if is_count(word) else word
+        kind, word = (
+            "probabilities" if plain(in_brackets[1]) in ("p", "pr") else kind_of(in_brackets[1]),
+            in_brackets[2],
+        )
+        return (kind, int(word) if is_count(word) else word) if kind else None
     return (_among_labels(name, words) if words else None) or _by_number(name) or _by_word(name)
 
 
@@ -69,10 +74,34 @@ def _by_word(name: str) -> KindAndClass | None:
     return None
 
 
+def is_summary(name: str) -> bool:
+    """Whether a name says a summary of all classes, as `prob_max` and `max_logit`; `true_prob` may be of a class."""
+    pairs = [pair for cut in _cuts(name.strip()) for pair in (cut, cut[::-1])]
+    return any(kind_of(one) and plain(other) in _OF_ALL for one, other in pairs)
+
+
 def numbered(name: str) -> tuple[str, int | None]:
     """A name in lower case without the number at its end, and that number; None where it ends in none."""
     match = _NUMBER.fullmatch(name.lower())
     return (match[1], int(match[2])) if match else (name.lower(), None)
+
+
+def varying_numbers(names: Iterable[str]) -> list[list[int]]:
+    """Numbers in which names that are otherwise alike differ: one list a place in the name, a number a name."""
+    parts = [re.split(r"(\d+)", name) for name in names]
+    if len({tuple(part[::2]) for part in parts}) > 1:
+        return []
+    columns = [[int(number) for number in column] for column in zip(*(part[1::2] for part in parts), strict=True)]
+    return [column for column in columns if len(set(column)) > 1]
+
+
+def numbers_in(names: Sequence[str]) -> list[int] | None:
+    """The numbers of names that are alike but for these, as `out[0]`, `out[10]`; None of others and of long numbers."""
+    short = [re.sub(r"(?<=\d)\.0$", "", name.strip()) for name in names]
+    varying = varying_numbers(short)
+    if len(names) == 1 and (match := re.search(r"(\d+)\W*$", short[0])):
+        varying = [[int(match[1])]]
+    return varying[0] if len(varying) == 1 and max(varying[0]) < 10**7 else None
 
 
 def says_class(prefix: str) -> bool:

@@ -14,11 +14,10 @@ from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.vocabulary import (
     CONFIDENCE,
     CORRECT,
-    ROW_IDS,
     kind_of,
     letters,
+    names_rows,
     not_used,
-    plain,
     says_something_else,
 )
 from calib_bench.metrics import measure_confidence
@@ -55,16 +54,12 @@ def confidence_of(arrays: Mapping[str, Array], origin: str, label: str | None = 
     right = arrays[correct]
     if not _are_outcomes(right):
         raise Refusal.NOT_CORRECT.of(origin, name=correct)
-    ids = {name: arrays[name] for name in filter(_names_rows, others)}
+    ids = {name: arrays[name] for name in filter(names_rows, others)}
     return ConfidenceAlone((arrays[confidence], right), tuple(not_used([*filter(_is_unused, others)])), ids)
 
 
-def _names_rows(name: str) -> bool:
-    return plain(name) in ROW_IDS
-
-
 def _is_unused(name: str) -> bool:
-    return not _names_rows(name)
+    return not names_rows(name)
 
 
 def is_alone(arrays: Iterable[str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from calib_bench.analysis.format import ALPHA, number
 from calib_bench.analysis.result_rows import cell, has_any, marks_note
 from calib_bench.analysis.scores import SETS
 from calib_bench.core.study import Table
-from calib_bench.evaluation.models import Model, collapsed_models, shared_rows
+from calib_bench.evaluation.models import Model, collapsed_models, have_own_tests, shared_rows
 from calib_bench.inference import DECISIONS as RANKED
 from calib_bench.inference.collapse import SEEDS
 
@@ -85,6 +86,10 @@ COLLAPSED = (
 )
 FEW_EXAMPLES = "{least:,} test examples are few: an ECE is then mostly noise; read it against its null."
 MIXED = "{name}: of calibration and test predictions only one holds logits, so calibrators see log p of both."
+PARTS = (
+    "The {S} files hold examples of their own and are taken for {S} models. If they are parts of one, call them part0, "
+    "part1..., and they are joined."
+)
 SHARED = (
     "{rows:,} of the {of:,} calibration rows of {calibration.name} are rows of the test set {test.name}: calibrators "
     "are judged on examples they were fitted to."
@@ -248,7 +253,7 @@ def general(models: Sequence[Model]) -> list[str]:
     """Warnings about the predictions themselves."""
     least = min(len(m.test.y_N) for m in models)
     sentences = [FEW_EXAMPLES.format(least=least)] if least < FEW else []
-    sentences += _mixed(models)
+    sentences += _mixed(models) + _parts(models)
     for model in models:
         sentences += _shared(model, shared_rows(model))
     sentences += _noted(models, "test") + _noted(models, "calibration")
@@ -267,6 +272,15 @@ def _mixed(models: Sequence[Model]) -> list[str]:
     """A warning where one of a model's two sets holds logits and the other probabilities; nothing where none does."""
     mixed = [m for m in models if m.calibration is not None and m.calibration.exact != m.test.exact]
     return [MIXED.format(name=model.test.name) for model in mixed[:1]]
+
+
+def _parts(models: Sequence[Model]) -> list[str]:
+    """A note where files with examples of their own may be parts of one; none where a name says seed or fold."""
+    files = [model.test.file for model in models]
+    of_files = models[0].test.trial is None and all(files)
+    if not of_files or re.search("seed|fold", " ".join(files), re.IGNORECASE) or not have_own_tests(models):
+        return []
+    return [PARTS.format(S=len(models))]
 
 
 def _shared(model: Model, rows: int) -> list[str]:

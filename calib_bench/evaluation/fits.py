@@ -84,6 +84,8 @@ class Fitted:
     def predict_proba(self, values: Any) -> Any:
         """Calibrated probabilities [N, K], float64: a tensor of a tensor, on its device; else a numpy array.
 
+        Columns are in the order of `class_names`, whatever that of a data frame is.
+
         Args:
             values: what the model gives, of the kind that was fitted: [N, K], for two classes also [N], of class 1. The
                 columns of a data frame are matched by their names, where the calibration set's classes had names.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -21,12 +20,14 @@ from calib_bench.evaluation.class_names import (
     by_column_numbers,
     by_position,
     class_of,
+    is_summary,
     label_words,
+    numbers_in,
     without_affixes,
 )
 from calib_bench.evaluation.formats import Content, content_of, with_slices
 from calib_bench.evaluation.free_columns import refuse_no_classes
-from calib_bench.evaluation.labels import positions, refuse_no_first, texts_of
+from calib_bench.evaluation.labels import outcome_of, positions, refuse_no_first, texts_of
 from calib_bench.evaluation.refusals import Refusal, refuse_repeated
 from calib_bench.evaluation.slices import slices_of
 from calib_bench.evaluation.text_tables import LONGEST
@@ -164,15 +165,15 @@ def _table(values: Any, labels: Any, kind: str | None, name: str) -> Content:
         return Content(numbers, y, notes=notes)
     content = _ordered(numbers, chosen.classes, y, name)
     if chosen.kind is None:
-        _refuse_no_classes(content, kind, name, texts_of(y))
+        _refuse_no_classes(content, kind, name, y)
     return replace(content, kind=chosen.kind or "logits", notes=(*notes, *content.notes))
 
 
-def _refuse_no_classes(content: Content, kind: str | None, name: str, words: Collection[str]) -> None:
+def _refuse_no_classes(content: Content, kind: str | None, name: str, labels: Array) -> None:
     """Raises DataError where a column whose name is no number is no class by its numbers."""
-    if kind not in SUM_TO_ONE and content.classes is not None and _numbers_of(content.classes) is None:
+    if kind not in SUM_TO_ONE and content.classes is not None and numbers_in(content.classes) is None:
         columns = dict(zip(content.classes, content.values.T, strict=True))
-        refuse_no_classes({text: text for text in content.classes}, columns, name, words)
+        refuse_no_classes({text: text for text in content.classes}, columns, name, labels)
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,9 @@ class _Column(NamedTuple):
 
     def may_be_class(self, words: Collection[str]) -> bool:
         """Whether the name is that of a label, or not that of something else than a class."""
-        return self.name in words or self.kind is not None or not says_something_else(self.name)
+        return (
+            self.name in words or self.kind is not None or not (says_something_else(self.name) or is_summary(self.name))
+        )
 
 
 def _without_affixes(names: Sequence[str]) -> list[Any]:
@@ -341,9 +344,6 @@ def _is_shuffled(index: pd.Index) -> bool:
     return not _only_counts(index) and index.is_unique and bool(index.isin(pd.RangeIndex(len(index))).all())
 
 
-_SERIES = re.compile(r"(.*?)[_ .]?(\d{1,7})(?:\.0)?")
-
-
 def _ordered(values: Array, columns: Sequence[Any], y: Array, name: str) -> Content:
     """Class columns in the order of their numbers if labels are numbers, else as they are, labels read by their names.
 
@@ -357,24 +357,23 @@ def _ordered(values: Array, columns: Sequence[Any], y: Array, name: str) -> Cont
     K, texts = len(columns), y.dtype.kind in "UT"
     classes = tuple(str(column).strip() for column in columns)
     refuse_repeated(classes, name, "column")
-    numbers = _numbers_of(classes)
+    numbers = numbers_in(classes)
     if numbers and not texts:
         return _by_number(values, numbers, classes, y, name)
     labels, by_name = positions(y.ravel().astype(object) if texts else y, classes, name)
     if by_name:
         return Content(values, labels, classes=classes, by_name=True)
     if K == 1:
-        return Content(values, y)
+        return _of_one_column(values, outcome_of(classes[0]), classes[0], y, name)
     refuse_no_first(classes, name)
     return Content(values, y, classes=classes, notes=(by_position(classes),))
 
 
-def _numbers_of(names: Sequence[str]) -> list[int] | None:
-    """The numbers at the ends of names that are alike but for these; None of other names."""
-    matches = [match for name in names if (match := _SERIES.fullmatch(name))]
-    if len(matches) < len(names) or len({match[1] for match in matches}) > 1:
-        return None
-    return [int(match[2]) for match in matches]
+def _of_one_column(values: Array, outcome: int | None, column: str, y: Array, name: str) -> Content:
+    """A single column, of class 1; raises DataError where it says that it is of the other."""
+    if outcome == 0:
+        raise Refusal.CLASS_0.of(name, name=column)
+    return Content(values, y)
 
 
 def _by_number(values: Array, numbers: Sequence[int], names: Sequence[str], y: Array, name: str) -> Content:
@@ -383,9 +382,7 @@ def _by_number(values: Array, numbers: Sequence[int], names: Sequence[str], y: A
     order = sorted(range(K), key=numbers.__getitem__)
     first, last = names[order[0]], names[order[-1]]
     if K == 1:
-        if numbers[0] == 0 and first != "0":
-            raise Refusal.CLASS_0.of(name, name=first)
-        return Content(values, y)
+        return _of_one_column(values, None if first == "0" else numbers[0], first, y, name)
     if sorted(numbers) == list(range(K)):
         moved = order != list(range(K))
         return Content(values[:, order], y, notes=(MOVED,) if moved else ())

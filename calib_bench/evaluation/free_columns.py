@@ -10,6 +10,7 @@ import numpy as np
 
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.class_names import is_identifier, numbered, says_class, without_affixes
+from calib_bench.evaluation.labels import texts_of
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.vocabulary import SUM_TO_ONE
 from calib_bench.metrics import masks
@@ -59,7 +60,7 @@ def free_family(
             return _only_series(series, names, columns, origin)
     _refuse_whole_numbers(names, columns, origin, words)
     if kind not in SUM_TO_ONE:
-        refuse_no_classes(short, columns, origin, words)
+        refuse_no_classes(short, columns, origin, columns["labels"])
     family = Family()
     for name in names:
         family.add(short[name], name, origin)
@@ -101,9 +102,7 @@ def _holds_whole_numbers(values: Array) -> bool:
     return values.dtype.kind in "iu" and not set(np.unique(values)) <= {0, 1}
 
 
-def refuse_no_classes(
-    short: Mapping[str, str], columns: Mapping[str, Array], origin: str, words: Collection[str]
-) -> None:
+def refuse_no_classes(short: Mapping[str, str], columns: Mapping[str, Array], origin: str, labels: Array) -> None:
     """Refuse columns of logits that are no class by their numbers.
 
     Of three columns at least, as there are two classes. Probabilities need no such rule: their rows sum to one.
@@ -111,16 +110,27 @@ def refuse_no_classes(
     Args:
         short: the class that each column may be, by the column.
         columns: [N] each, by name.
-        words: labels where they are texts.
+        labels: [N], names of classes or, as numbers, their positions.
 
     Raises:
         DataError: a column that is no label is of another range than the others, or often the largest.
     """
     if len(short) < 3:
         return
+    words, names = texts_of(labels), [*short.values()]
     _refuse_other_range(short, columns, origin, words)
-    if words and set(words) <= set(short.values()):
-        _refuse_never_right(short, columns, origin, words)
+    present = words or {names[place] for place in _places(labels, len(names))}
+    if present == set(names[:-1]) and not words and len(labels) >= LEAST_ROWS * len(names):
+        problem = f"would be class {len(names) - 1}, the label of no row, as if one column too many were taken"
+        raise Refusal.DOUBTFUL.of(origin, name=[*short][-1], problem=problem)
+    if present and present <= set(names):
+        _refuse_never_right(short, columns, origin, present)
+
+
+def _places(labels: Array, K: int) -> list[int]:
+    """Which of K columns numbers name as labels; none where others occur, or one alone, as of rows without labels."""
+    places = np.unique(labels).tolist() if labels.ndim == 1 else []
+    return [*map(int, places)] if len(places) > 1 and set(places) <= set(range(K)) else []
 
 
 FARTHER = 10.0
@@ -139,21 +149,26 @@ def _refuse_other_range(
             raise Refusal.DOUBTFUL.of(origin, name=name, problem=problem)
 
 
-MOST_ROWS = 0.25
+MOST_ROWS = 0.05
 LEAST_ROWS = 20
-"""A column that is the largest of so many rows at least, and so large a share of them, is the label of one of them."""
+"""A class that is the prediction of so many rows, of so large a share and half of what chance gives, has a label."""
 
 
 def _refuse_never_right(
-    short: Mapping[str, str], columns: Mapping[str, Array], origin: str, words: Collection[str]
+    short: Mapping[str, str], columns: Mapping[str, Array], origin: str, present: Collection[str]
 ) -> None:
-    """Raises DataError where a column would be the prediction of many rows and is the label of none."""
+    """Raises DataError where a column would be the prediction of many rows and is the label of none.
+
+    Args:
+        present: the classes that are the label of some row.
+    """
     if any(columns[name].dtype.kind not in "fiu" or columns[name].ndim != 1 for name in short):
         return
     largest = np.stack([columns[name] for name in short], 1).argmax(1)
     for k, name in enumerate(short):
         rows = int((largest == k).sum())
-        if short[name] not in words and rows >= max(LEAST_ROWS, MOST_ROWS * len(largest)):
+        share = max(MOST_ROWS, 0.5 / len(short))
+        if short[name] not in present and rows >= max(LEAST_ROWS, share * len(largest)):
             problem = f"is the largest in {rows:,} of {len(largest):,} rows and the label of none"
             raise Refusal.DOUBTFUL.of(origin, name=name, problem=problem)
 

@@ -151,13 +151,18 @@ def _place_of_true(classes: Sequence[str]) -> int | None:
     return names.index("true") if sorted(names) == ["false", "true"] else None
 
 
+def outcome_of(name: str) -> int | None:
+    """Which of two classes a name says by itself: 1 of `yes` or `positive`, 0 of `no` or `negative`; None of others."""
+    return next((outcome for outcome, names in enumerate((_NO, _YES)) if plain(name) in names), None)
+
+
 def refuse_no_first(classes: Sequence[str], origin: str) -> None:
     """Raises DataError where labels are numbers and class 0 would be "yes", class 1 "no", by the order of columns."""
     if len(classes) != 2:
         return
     first, second = map(plain, classes)
     negations = {f"no_{first}", f"not_{first}", f"non_{first}", f"non{first}", f"not{first}"}
-    if second in negations or (first in _YES and second in _NO):
+    if second in negations or (outcome_of(first), outcome_of(second)) == (1, 0):
         raise Refusal.NO_FIRST.of(origin, classes=shown(classes), first=classes[0])
 
 

@@ -18,17 +18,18 @@ import torch
 
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.censored import joint_zeros
-from calib_bench.evaluation.class_names import shown
+from calib_bench.evaluation.class_names import shown, varying_numbers
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.validation import Predictions, absent_classes
-from calib_bench.evaluation.vocabulary import listed
+from calib_bench.evaluation.vocabulary import ROW_IDS, listed, plain
 
 # ---- shards of one model
 
 _OF = re.compile(r"(?<!\d)(\d+)[_-]?of[_-]?(\d+)(?!\d)", re.IGNORECASE)
-_PIECE = re.compile(r"(?<![a-z])(?:shard|part|chunk|piece|rank)[_=-]?(\d+)(?!\d)", re.IGNORECASE)
-_RANK = re.compile(r"(?<![a-z])rank[_=-]?\d+(?!\d)", re.IGNORECASE)
-"""The number of a process, which counts from 0; where it does not, the rank of a matrix."""
+_WORD = "(?:shard|part|chunk|piece|rank|batch)"
+_PIECE = re.compile(rf"(?<![a-z]){_WORD}[_=-]?(\d+)(?!\d)", re.IGNORECASE)
+_COUNTED = re.compile(r"(?<![a-z])(?:rank|batch)[_=-]?\d+(?!\d)", re.IGNORECASE)
+"""The number of a process or a batch, which counts from 0; where it does not, a matrix's rank or a batch's size."""
 
 
 def joined(parts: Sequence[Predictions]) -> list[Predictions]:
@@ -51,7 +52,7 @@ def joined(parts: Sequence[Predictions]) -> list[Predictions]:
             groups.setdefault(f"{len(groups)}: {place}", []).append((0, 1, part))
     merged = []
     for key, members in groups.items():
-        sizes = all(_RANK.search(part.file) and number > 0 for number, _, part in members)
+        sizes = all(_COUNTED.search(part.file) and number > 0 for number, _, part in members)
         merged += [part for _, _, part in members] if sizes else [_join_shards(key, members)]
     return merged
 
@@ -106,7 +107,7 @@ def _joined(one: Predictions, other: Predictions) -> Predictions:
         one,
         Z_NK=Z_NK,
         y_N=y_N,
-        name=re.sub(r"[_.-]*(?:shard|part|chunk|piece|rank)?[_.=-]*\d+(?:[_-]?of[_-]?\d+)?$", "", one.name) or one.name,
+        name=re.sub(rf"[_.-]*{_WORD}?[_.=-]*\d+(?:[_-]?of[_-]?\d+)?$", "", one.name) or one.name,
         sha256={**one.sha256, **other.sha256},
         notes=(*kept, *absent_classes(y_N.numpy(), Z_NK.shape[1])),
         ids={name: np.concatenate([one.ids[name], other.ids[name]]) for name in one.ids if name in other.ids},
@@ -199,7 +200,9 @@ def _shared_ids(first: Predictions, other: Predictions) -> dict[str, tuple[Array
     """Ids of both under one name; where each has one alone, these, whatever their names."""
     pairs = {name: (first.ids[name], other.ids[name]) for name in first.ids if name in other.ids}
     if not pairs and len(first.ids) == len(other.ids) == 1:
-        pairs = {"id": (next(iter(first.ids.values())), next(iter(other.ids.values())))}
+        (one,), (another,) = first.ids, other.ids
+        name = next((name for name in (one, another) if plain(name) not in ROW_IDS), "id")
+        pairs = {name: (first.ids[one], other.ids[another])}
     return pairs
 
 
@@ -251,7 +254,9 @@ def _names_groups(texts: list[str]) -> bool:
 
 def _differing(name: str, one: list[str], other: list[str]) -> Match:
     distinct, others = set(one), set(other)
-    missing = [text for text in one if text not in others] or [text for text in other if text not in distinct]
+    if distinct.isdisjoint(others) and plain(name) not in ROW_IDS:  # as a request's, which each model has of its own
+        return Match("unknown")
+    missing = [text for text in (*one, *other) if (text in distinct) != (text in others)]
     return Match("other", reason=f"{name} {missing[0]!r} is in one of them alone")
 
 
@@ -310,7 +315,7 @@ def seeds(predictions: Sequence[Predictions]) -> list[int] | None:
     if len(of_trials) == len(predictions):
         return of_trials
     by_word = [int(numbers[-1]) for place in _places(predictions) if (numbers := _SEED.findall(place))]
-    varying = _varying(_places(predictions))
+    varying = varying_numbers(_places(predictions))
     only_varying = varying[0] if len(varying) == 1 else []
     for numbers in (by_word, only_varying):
         if len(numbers) == len(predictions) == len(set(numbers)):
@@ -323,18 +328,9 @@ def _places(predictions: Sequence[Predictions]) -> list[str]:
     return [p.file or p.name for p in predictions]
 
 
-def _varying(places: Sequence[str]) -> list[list[int]]:
-    """Numbers in which names that are otherwise alike differ: one list a place in the name, a number a file."""
-    parts = [re.split(r"(\d+)", place) for place in places]
-    if len({tuple(part[::2]) for part in parts}) > 1:
-        return []
-    columns = [[int(number) for number in column] for column in zip(*(part[1::2] for part in parts), strict=True)]
-    return [column for column in columns if len(set(column)) > 1]
-
-
 def _refuse_crossed(firsts: Sequence[Predictions], others: Sequence[Predictions], names: tuple[str, str]) -> None:
     """Raises DataError where names differ in several numbers, and one of these puts the files in another order."""
-    ours, theirs = (_varying(_places(side)) for side in (firsts, others))
+    ours, theirs = (varying_numbers(_places(side)) for side in (firsts, others))
     same = [(a, b) for a in ours for b in theirs if len(set(a)) == len(a) and sorted(a) == sorted(b)]
     if same and not any(a == b for a, b in same):
         raise Refusal.CROSSED.of("", names=names, one=listed(same[0][0]), other=listed(same[0][1]))

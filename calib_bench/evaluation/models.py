@@ -152,33 +152,60 @@ def _as_it_stands(one: Model, other: Model) -> Model:
 def shared_rows(model: Model) -> int:
     """How many calibration rows, label and all numbers, are rows of the test set, if more than would be by chance.
 
+    Numbers that were written with fewer digits, or as another type, are compared as logits less their largest to four
+    decimals, or two, as long as not one test row in a hundred is then like another.
+
     Coarse numbers repeat by chance: a test row then has twins in the test set too. That rate r is expected between
     the sets, and only a count above n r + 3 sqrt(n r), n the calibration rows, is returned; else 0.
     """
     if model.calibration is None:
         return 0
+    n = len(model.calibration.y_N)
+    N, K = model.test.Z_NK.shape
+    for digits in (None, *DIGITS) if K > 2 or N <= MOST_OF_TWO else (None,):
+        shared, r = _shared_rows(model, model.calibration, digits)
+        is_telling = digits is None or (r <= RARE and shared > RARE * n)
+        if is_telling and shared > n * r + 3 * math.sqrt(n * r):
+            return shared
+    return 0
+
+
+def _shared_rows(model: Model, calibration: Predictions, digits: int | None) -> tuple[int, float]:
+    """How many calibration rows are rows of the test set, and what share of those is like another row of it.
+
+    Args:
+        digits: to which numbers less the largest of their row are rounded; None to take them as they are.
+    """
     stride = -(-model.test.Z_NK.shape[1] // GLANCE)
-    test_glances = _row_hashes(model.test, stride)
-    calibration_glances = _row_hashes(model.calibration, stride)
+    test_glances = _row_hashes(model.test, digits, stride)
+    calibration_glances = _row_hashes(calibration, digits, stride)
     times = Counter([*test_glances, *set(calibration_glances)])
     alike = [row for row, glance in enumerate(test_glances) if times[glance] > 1]
     in_test = set(test_glances)
     likewise = [row for row, glance in enumerate(calibration_glances) if glance in in_test]
-    times = Counter(_row_hashes(model.test, rows=alike))
-    shared = sum(row in times for row in _row_hashes(model.calibration, rows=likewise))
-    twins = sum(count for count in times.values() if count > 1)
-    n, r = len(calibration_glances), twins / len(test_glances)
-    return shared if shared > n * r + 3 * math.sqrt(n * r) else 0
+    times = Counter(_row_hashes(model.test, digits, rows=alike))
+    shared = sum(row in times for row in _row_hashes(calibration, digits, rows=likewise))
+    return shared, sum(count for count in times.values() if count > 1) / len(test_glances)
 
 
+DIGITS = (4, 2)
+MOST_OF_TWO = 10_000
+"""Rows of two classes, one number each, of which so few digits can tell one from another."""
+RARE = 0.01
+"""Test rows that may be like another one to so few digits, and calibration rows that must be more than by chance."""
 GLANCE = 16
 """Numbers of a row that are looked at first: only rows in which these and the label agree are compared as a whole."""
+LEAST = -1e6
+"""What stands for -inf where numbers are subtracted."""
 
 
-def _row_hashes(predictions: Predictions, stride: int = 1, rows: Sequence[int] | None = None) -> list[int]:
+def _row_hashes(
+    predictions: Predictions, digits: int | None, stride: int = 1, rows: Sequence[int] | None = None
+) -> list[int]:
     """A hash of the numbers and label of each row, or each of some, in memory far below that of the rows.
 
     Args:
+        digits: as in `_shared_rows`.
         stride: every so many numbers of a row are hashed.
     """
     Z_NK, y_N = predictions.Z_NK[:, ::stride], predictions.y_N
@@ -186,7 +213,10 @@ def _row_hashes(predictions: Predictions, stride: int = 1, rows: Sequence[int] |
     hashes: list[int] = []
     for start in range(0, len(rows), 1000):
         Z, y = (part[list(rows[start : start + 1000])].numpy() for part in (Z_NK, y_N))
-        hashes += [hash(row.tobytes()) for row in np.column_stack([Z.astype(np.float64), y]) + 0.0]  # -0 is 0
+        Z = Z.astype(np.float64)
+        if digits is not None:
+            Z = np.round(np.maximum(Z, LEAST) - np.maximum(Z.max(1, keepdims=True), LEAST), digits)
+        hashes += [hash(row.tobytes()) for row in np.column_stack([Z, y]) + 0.0]  # -0 is 0
     return hashes
 
 

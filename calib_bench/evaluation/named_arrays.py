@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from calib_bench.errors import DataError
 from calib_bench.evaluation import Array
-from calib_bench.evaluation.class_names import shown
+from calib_bench.evaluation.class_names import is_count, shown
 from calib_bench.evaluation.labels import positions
 from calib_bench.evaluation.refusals import Refusal
-from calib_bench.evaluation.vocabulary import CLASS_NAMES, ROW_IDS, kind_of, plain
+from calib_bench.evaluation.vocabulary import CLASS_NAMES, kind_of, names_rows, plain
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,28 @@ def read_named_arrays(arrays: Mapping[str, Array], origin: str) -> NamedArrays:
     class_names = _without_decimals(class_names)
     classes = tuple(map(str, class_names.tolist()))
     K = _check_count(classes, kept, origin)
-    numbers = class_names.dtype.kind in "iu"
-    if numbers and class_names.tolist() == list(range(K)):
+    numbers = class_names.dtype.kind in "iu" or _are_named_by_text(kept["labels"], classes, origin)
+    if class_names.dtype.kind in "iu" and class_names.tolist() == list(range(K)):
         return NamedArrays(kept, [], ids=ids)
     kept["labels"], by_name = positions(kept["labels"], classes, origin, numbers)
     note = f"the file names the classes: {shown(classes)}"
     if not by_name:
         note += f"; labels are numbers, of which 0 is {classes[0]} and {K - 1} is {classes[-1]}"
     return NamedArrays(kept, [note], classes, by_name, ids)
+
+
+def _are_named_by_text(labels: Array, classes: Sequence[str], origin: str) -> bool:
+    """Whether numeric labels are among the classes' names, which are texts of numbers, rather than positions.
+
+    Raises:
+        DataError: they may be either, as where the names are sorted by their letters, 0, 1, 10, 2.
+    """
+    if labels.dtype.kind not in "iuf" or not all(map(is_count, classes)):
+        return False
+    numbers, places, present = [*map(int, classes)], [*range(len(classes))], set(np.unique(labels).tolist())
+    if numbers != places and present <= set(numbers) & set(places):
+        raise Refusal.NAMES_OR_POSITIONS.of(origin, classes=shown(classes))
+    return present <= set(numbers)
 
 
 def _without_decimals(values: Array) -> Array:
@@ -84,7 +98,7 @@ def _names_in(arrays: Mapping[str, Array]) -> tuple[dict[str, Array], Array | No
     ids: dict[str, Array] = {}
     class_names: Array | None = None
     for name in arrays:
-        if name == "labels" or kind_of(name) or plain(name) not in (*ROW_IDS, *CLASS_NAMES):
+        if name == "labels" or kind_of(name) or not (plain(name) in CLASS_NAMES or names_rows(name)):
             continue
         try:
             values = arrays[name]

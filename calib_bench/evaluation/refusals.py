@@ -144,6 +144,10 @@ class Refusal(StrEnum):
         "the columns are {classes}, in this order, and labels are numbers, of which 1 usually means {first!r}: give "
         "labels by name, or call the columns by the labels' numbers, prob_0, prob_1"
     )
+    NAMES_OR_POSITIONS = (
+        "its classes are called {classes}, in this order, and labels are numbers, which may be such names or positions "
+        "in this list: give labels as text if they are names, and leave the list out if they are positions"
+    )
     CLASS_COUNT = "it names {number} classes, and its predictions have {K}: one name a class"
     NO_PREDICTION = (
         "no predictions by a name that says what they are (it holds {names}); {hint}, or, for a single array of "

@@ -31,6 +31,10 @@ ROW_IDS = (
     "unnamed:_0_1", "level_0", "", "__index_level_0__",
 )  # fmt: skip
 """Names of columns that name the rows."""
+_ROW_ID = re.compile(r".*(?:[\s_.-][iI][dD]|[a-z]I[dD])s?")
+"""Other names that end in id, as `user_id` and `PassengerId`."""
+ROW_TEXTS = ("text", "texts", "sentence", "question", "prompt", "query", "url")
+"""Names of columns that name the rows where they hold texts."""
 NO_CLASS = (
     "fold", "folds", "split", "set", "subset", "pred", "preds", "prediction", "predictions", "predicted", "y_pred",
     "y_hat", "yhat", "pred_label", "predicted_label", "predicted_class", "pred_class", "top1", "argmax", "confidence",
@@ -78,6 +82,11 @@ def not_used(names: Sequence[str]) -> list[str]:
     return [f"not used: {listed(names)}"] if names else []
 
 
+def names_rows(name: str) -> bool:
+    """Whether a name says that its column names the rows."""
+    return plain(name) in ROW_IDS or _ROW_ID.fullmatch(name.strip()) is not None
+
+
 def says_something_else(name: str) -> bool:
     """Whether a name says that its column holds no class, but the row's name or something else of the row."""
-    return plain(name) in ROW_IDS or plain(name) in NO_CLASS
+    return names_rows(name) or plain(name) in NO_CLASS

@@ -642,6 +642,8 @@ def archived_on_a_mac(root: Path) -> Path:
         (root / split / "._a").write_bytes(fork)
         (root / split / "__MACOSX").mkdir()
         (root / split / "__MACOSX" / "._000.png").write_bytes(fork)
+        (root / split / "@eaDir").mkdir()
+        (root / split / "@eaDir" / "000.png").write_bytes(fork)
     (root / "__MACOSX").mkdir()
     (root / "__MACOSX" / "train.parquet").write_bytes(fork)
     (root / "._train.parquet").write_bytes(fork)
@@ -649,13 +651,22 @@ def archived_on_a_mac(root: Path) -> Path:
 
 
 @pytest.mark.parametrize("load", [load_images, load_stream])
-def test_what_archives_of_a_mac_hold_beside_the_data_is_passed_over(tmp_path: Path, load: Any) -> None:
+def test_what_a_mac_or_a_file_server_keeps_beside_the_data_is_passed_over(tmp_path: Path, load: Any) -> None:
     assert load(archived_on_a_mac(tmp_path / "mac")).digest == load(image_folder(tmp_path / "plain")).digest
     table = toy(tmp_path / "table")
     (table / "._train.parquet").write_bytes(b"Mac OS X")
     (table / "train").mkdir()
     (table / "train" / "._0.parquet").write_bytes(b"Mac OS X")
     assert load(table).digest == load(toy(tmp_path / "tables")).digest
+
+
+def test_images_in_a_folder_within_a_class_are_not_left_out_in_silence(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "d")
+    (root / "train" / "a" / "notes").mkdir()
+    assert load_images(root).digest == load_images(image_folder(tmp_path / "plain")).digest
+    (root / "train" / "a" / "000.png").rename(root / "train" / "a" / "notes" / "000.png")
+    with pytest.raises(DataError, match="more in its folder 'notes', where none is read"):
+        load_images(root)
 
 
 def test_order_of_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

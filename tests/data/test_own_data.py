@@ -202,6 +202,18 @@ def test_constant_numbers_and_absent_classes_are_noted(tmp_path: Path) -> None:
     assert torch.allclose(splits.test.x[:, 2], torch.tensor(0.1))  # type: ignore[attr-defined]
 
 
+def test_inputs_that_seem_to_be_the_label_or_to_name_rows_are_noted(tmp_path: Path) -> None:
+    frame = numbers()
+    frame.assign(PassengerId=range(7, len(frame) + 7), code=pd.factorize(frame["label"])[0]).to_csv(
+        tmp_path / "t.csv", index=False
+    )
+    notes = load(tmp_path / "t.csv").notes
+    assert notes["row numbers among inputs"].startswith("input PassengerId has another whole number in every")
+    assert notes["label among inputs"].startswith("input code has one value for each class")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    assert not [name for name in load(tmp_path / "t.csv").notes if name.endswith("among inputs")]
+
+
 def test_csv_of_another_dialect_is_refused_with_the_reason(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     numbers().to_csv(file, index=False, sep=";", decimal=",")

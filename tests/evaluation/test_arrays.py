@@ -220,6 +220,15 @@ def test_a_column_of_another_range_is_no_class(labels: np.ndarray) -> None:
     assert found.Z_NK.shape == (N, 4)
 
 
+@pytest.mark.parametrize("name", ["prob_no", "prob_negative", "prob_False"])
+def test_a_single_column_of_the_negative_class_is_refused(name: str) -> None:
+    p = P[:, 1] / P[:, :2].sum(1)
+    with pytest.raises(DataError, match="is that of class 0: give that of class 1"):
+        calib_bench.evaluate(pd.DataFrame({name: 1 - p}), Y % 2, kind="probabilities")
+    frame = calib_bench.evaluate(pd.DataFrame({"prob_yes": p, "label": Y % 2}))
+    assert frame["log_loss"][0] == pytest.approx(log_loss(Y % 2, np.stack([1 - p, p], 1)), rel=1e-9)
+
+
 def test_an_open_file_is_arrays_by_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "p.npz", logits=Z, labels=Y, paths=np.array(["a", None] * 30, dtype=object))
     with np.load(tmp_path / "p.npz", allow_pickle=False) as file:

@@ -574,12 +574,25 @@ def test_calibration_rows_in_the_test_set_are_counted(rows: slice | np.ndarray) 
     assert shared_rows(other_labels) == 0
 
 
+@pytest.mark.parametrize("written", ["float32", "float16", "6 digits", "probabilities"])
+def test_calibration_rows_in_the_test_set_are_counted_however_they_are_written(written: str) -> None:
+    rng = np.random.default_rng(0)
+    Z, y = 2 * rng.normal(size=(400, 4)), np.arange(400) % 4
+    Z[:9, 0] = -np.inf
+    kind = "probabilities" if written == "probabilities" else "logits"
+    P = np.exp(Z) / np.exp(Z).sum(1, keepdims=True)
+    values = P if kind == "probabilities" else Z.round(6) if written == "6 digits" else Z.astype(written)
+    calibration = [check(values[:200], y[:200], kind, "cal")]
+    assert shared_rows(pair_up([check(Z, y, "logits", "test")], calibration)[0]) > 160
+    assert shared_rows(pair_up([check(Z[200:], y[200:], "logits", "test")], calibration)[0]) == 0
+
+
 def test_rows_are_the_same_only_as_a_whole() -> None:
     """Wide rows that agree wherever a glance falls, but not elsewhere, are no rows of the test set."""
     rng = np.random.default_rng(0)
     Z, y = rng.normal(size=(50, 200)), np.arange(50)
     other = Z.copy()
-    other[:30, 1] += 1e-9
+    other[:30, 1] += 0.1
     model = pair_up([check(Z, y, "logits", "test")], [check(other, y, "logits", "cal")])[0]
     assert shared_rows(model) == 20
     one = [check(Z, y, "logits", "test")], [check(rng.permutation(other)[:0:-1], y[1:], "logits", "cal")]

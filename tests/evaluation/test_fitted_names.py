@@ -59,6 +59,7 @@ def test_a_data_frame_is_matched_too_and_other_classes_are_refused(folder: Path,
     frame = table(tmp_path / "new.csv", 3, labelled=False)
     expected = fit.predict_proba(frame.to_numpy())
     np.testing.assert_allclose(fit.predict_proba(frame[list(reversed(frame.columns))]), expected, rtol=1e-12)
+    np.testing.assert_allclose(fit.predict_proba(frame.rename(columns=lambda name: name[-1])), expected, rtol=1e-12)
     with pytest.raises(DataError, match="'d'"):
         fit.predict_proba(frame.rename(columns={"logit_d": "logit_e"}))
 

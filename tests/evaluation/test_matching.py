@@ -141,14 +141,34 @@ def test_truth_values_are_labels_by_their_names(tmp_path: Path) -> None:
     assert loss(other) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("extra", ["age", "fold", "confidence", "timestamp", "margin", "Unnamed: 0", "level_0", "id"])
+@pytest.mark.parametrize("extra", ["age", "fold", "confidence", "timestamp", "margin", "level_0", "id", "max_logit"])
 def test_columns_that_are_no_class_are_left_aside(extra: str, tmp_path: Path) -> None:
-    numbers = RNG.random(N) if extra in ("confidence", "margin") else np.arange(N) % 7
+    numbers = RNG.random(N) if extra in ("confidence", "margin", "max_logit") else np.arange(N) % 7
     for names, kind in (([f"prob_{c}" for c in CLASSES], None), (CLASSES, "probabilities")):
         (predictions,) = read(table(tmp_path, "p", columns(names, P), words(CLASSES), **{extra: numbers}), kind=kind)
         assert predictions.Z_NK.shape[1] == K
         assert any(note.startswith("not used") and extra in note for note in predictions.notes)
         assert loss(predictions) == pytest.approx(RAW)
+
+
+@pytest.mark.parametrize("called", ["P({})", "prob[{}]", "probability of class {}", "class {} (softmax)", "prob_{}.0"])
+def test_numbers_inside_names_order_the_classes(called: str, tmp_path: Path) -> None:
+    order = [2, 0, 3, 1]
+    turned = columns([called.format(k) for k in order], P[:, order])
+    assert loss(read(table(tmp_path, "p", turned, Y), kind="probabilities")[0]) == pytest.approx(RAW)
+    assert check_frame(pd.DataFrame(turned), Y)["log_loss"][0] == pytest.approx(RAW)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_numbers_as_text_that_name_classes_are_no_positions(shift: int, tmp_path: Path) -> None:
+    order, path = [2, 0, 3, 1], tmp_path / "p.npz"
+    names = np.array([str(k + shift) for k in order])
+    np.savez(path, probabilities=P[:, order], labels=Y + shift, classes=names)
+    if shift:
+        assert loss(read(str(path))[0]) == pytest.approx(RAW)
+    else:
+        with pytest.raises(DataError, match="which may be such names or positions"):
+            read(str(path))
 
 
 def test_a_class_of_whole_numbers_is_a_class(tmp_path: Path) -> None:
@@ -228,6 +248,7 @@ def shards(folder: Path, names: list[str]) -> list[Predictions]:
         ["test-00000-of-00002", "test-00001-of-00002"],
         ["part_1_of_4", "part_2_of_4", "part_3_of_4", "part_4_of_4"],
         ["preds_rank0", "preds_rank1", "preds_rank2"],
+        ["batch_0", "batch_1", "batch_2"],
         [f"shard{k}" for k in range(12)],
         ["chunk-01", "chunk-02"],
     ],
@@ -262,6 +283,13 @@ def test_models_that_are_called_like_shards_are_not_joined(tmp_path: Path) -> No
             joined([read(place)[0] for place in places])
     (alone,) = joined(read(table(tmp_path / "annotators_2_of_3", "test", columns(logits, LOGITS), Y)))
     assert alone.name == "test"
+
+
+def test_files_with_examples_of_their_own_are_noted_unless_they_are_seeds(tmp_path: Path) -> None:
+    parts = shards(tmp_path, ["preds_0", "preds_1"])
+    assert any("call them part0, part1" in text for text in evaluate(pair_up(parts, []), {}).warnings)
+    parts = shards(tmp_path, ["seed0", "seed1"])
+    assert not any("call them part0" in text for text in evaluate(pair_up(parts, []), {}).warnings)
 
 
 def test_ranks_of_matrices_are_no_shards(tmp_path: Path) -> None:
@@ -362,6 +390,21 @@ def test_rows_by_their_names(one: list[Any], other: list[Any], kind: str) -> Non
     if order is not None:
         ends = [[str(text).removesuffix(".0")[-5:] for text in texts] for texts in (one, other)]
         assert [ends[1][i] for i in order] == ends[0]
+
+
+@pytest.mark.parametrize(("name", "called"), [("PassengerId", "p{}"), ("user_id", "{}"), ("text", "a text of {}")])
+def test_rows_of_one_class_in_another_order_are_matched(name: str, called: str, tmp_path: Path) -> None:
+    logits, rows = [f"logit_{k}" for k in range(K)], np.lexsort((RNG.random(N), Y))
+    by_class = np.argsort(Y, kind="stable")
+    assert Y[rows].tolist() == Y[by_class].tolist()
+    one, other = (
+        table(tmp_path, file, columns(logits, LOGITS[order]), Y[order], **{name: [called.format(i + 3) for i in order]})
+        for file, order in (("a", by_class), ("b", rows))
+    )
+    (a,), (b,) = read(one), read(other)
+    assert match(a, b).order is not None
+    theirs = replace(b, ids={name: np.array([f"request {i}" for i in range(N)])})
+    assert match(a, theirs).kind == "unknown"
 
 
 def test_no_names_tell_nothing() -> None:

@@ -187,6 +187,19 @@ def test_a_column_that_is_often_the_largest_and_never_the_label_is_no_class(tmp_
         read(str(tmp_path / "p.csv"), kind="logits")
 
 
+@pytest.mark.parametrize("labels", [[0, 1, 2], NAMES], ids=["numbers", "texts"])
+def test_a_column_before_the_classes_is_none_of_them(labels: list[object], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y, Z = np.arange(300) % 3, rng.normal(size=(300, 4))
+    Z[np.arange(300), y + 1] += 1
+    frame = pd.DataFrame(Z, columns=["bias", *NAMES]).assign(label=np.array(labels)[y])
+    frame.to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(DataError, match="the label of no row, as if" if labels[0] == 0 else "'bias' is the largest in"):
+        read(str(tmp_path / "p.csv"), kind="logits")
+    frame.drop(columns="bias").to_csv(tmp_path / "p.csv", index=False)
+    assert read(str(tmp_path / "p.csv"), kind="logits")[0].y_N.tolist() == y.tolist()
+
+
 NAMED: dict[str, tuple[dict[str, np.ndarray], str]] = {
     "texts in bytes": ({"labels": np.array([b"yes", b"no", b"yes"]), "classes": np.array([b"no", b"yes"])}, ""),
     "floats": ({"labels": np.array([2.0, 1.0, 2.0]), "classes": np.array([1.0, 2.0])}, ""),

@@ -42,8 +42,8 @@ def inputs_of(file: Path, chosen: Sequence[str], label: str) -> tuple[str, tuple
         DataError: a column is missing, or what the inputs are cannot be told.
     """
     schema = schema_of(file)
-    check_columns(file, [label], "label")
-    check_columns(file, chosen, "input")
+    check_columns(file, [label], ": give label=COLUMN")
+    check_columns(file, chosen, ": give input=COLUMN")
     columns = tuple(chosen) or tuple(name for name in schema.names if name != label and name.lower() not in ROW_NAMES)
     if not columns:
         raise DataError(f"{file} has no column beside its labels.")
@@ -66,12 +66,12 @@ def kind_of(file: Path, columns: Sequence[str]) -> str:
     return "".join(alike) if alike == ["vector"] or len(types) == 1 else ""
 
 
-def check_columns(file: Path, columns: Iterable[str], key: str) -> None:
-    """Raises DataError where a table lacks a column that the command-line key names."""
+def check_columns(file: Path, columns: Iterable[str], advice: str = "") -> None:
+    """Raises DataError, which ends with the advice, where a table lacks a column."""
     names = schema_of(file).names
     for column in columns:
         if column not in names:
-            raise DataError(f"{file} has no column '{column}' ({nearest(column, names)}): give {key}=COLUMN.")
+            raise DataError(f"{file} has no column '{column}' ({nearest(column, names)}){advice}.")
 
 
 def labels_of(files: Sequence[Path], label: str, columns: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -82,8 +82,8 @@ def labels_of(files: Sequence[Path], label: str, columns: Sequence[str]) -> tupl
     """
     words, orders = [np.array([], dtype=object)], set()
     for file in files:
-        check_columns(file, [label], "label")
-        check_columns(file, columns, "input")
+        check_columns(file, [label], ": give label=COLUMN")
+        check_columns(file, columns, ": give input=COLUMN")
         names = class_names(schema_of(file), label)
         words.append(_words(read(file, [label]).column(0), names, label, file))
         orders.add(names)

@@ -74,6 +74,16 @@ def check_columns(file: Path, columns: Iterable[str], advice: str = "") -> None:
             raise DataError(f"{file} has no column '{column}' ({nearest(column, names)}){advice}.")
 
 
+def has_labels(files: Iterable[Path], label: str) -> bool:
+    """Whether any row of tables has a label that is neither empty nor -1; raises DataError without such a column."""
+    for file in files:
+        check_columns(file, [label], ": give label=COLUMN")
+        values = read(file, [label]).column(0).to_pylist()
+        if any(value is not None and str(value) not in ("", "-1") for value in values):
+            return True
+    return False
+
+
 def labels_of(files: Sequence[Path], label: str, columns: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     """Class names of every row, [N], and their order where all files state the same one, else none.
 

@@ -19,7 +19,7 @@ import torch
 from calib_bench.core.splits import Columns, Split, Splits
 from calib_bench.core.task import Hub
 from calib_bench.data.cache import sha256_of
-from calib_bench.data.columns import ROW_NAMES, check_columns, kind_of, labels_of
+from calib_bench.data.columns import ROW_NAMES, check_columns, has_labels, kind_of, labels_of
 from calib_bench.data.naming import listed
 from calib_bench.data.own_data import numbers, tables_of
 from calib_bench.data.raw_split import IMAGE_SUFFIXES, Part, encoded, folder_part, images_in
@@ -149,18 +149,12 @@ def _rows(name: str, files: list[Path], columns: Columns, kind: str) -> tuple[Pa
             others = [column for column in columns.input if kind_of(file, [column]) != kind]
             what = listed(others or columns.input)
             raise DataError(f"{file}: {what} hold{'s' * (len(others) == 1)} no {WORDS[kind]}, as in training")
-    if not _has_labels(files, columns.label):
+    in_all = all(columns.label in schema_of(file).names for file in files)
+    if not (in_all and has_labels(files, columns.label)):
         return Part(name, encoded(files), np.zeros(rows, dtype=np.int64), (), columns.input[0]), False
     words, _ = labels_of(files, columns.label, columns.input)
     seen, index_N = np.unique(words, return_inverse=True)
     return Part(name, encoded(files), index_N.astype(np.int64), tuple(seen), columns.input[0]), True
-
-
-def _has_labels(files: list[Path], label: str) -> bool:
-    if not all(label in schema_of(file).names for file in files):
-        return False
-    values = [value for file in files for value in read(file, [label]).column(0).to_pylist()]
-    return any(value is not None and str(value) not in ("", "-1") for value in values)
 
 
 def _row_names(files: list[Path], columns: Columns) -> np.ndarray | None:

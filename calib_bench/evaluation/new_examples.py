@@ -43,7 +43,8 @@ def read_new(path: Path, kind: str | None = None) -> tuple[Predictions, bool]:
     if is_archive:
         arrays = npz(path) if suffix == ".npz" else safetensors(path)
     else:
-        arrays, _ = read_table(path)
+        columns, _ = read_table(path)
+        arrays = {name: column for name, column in columns.items() if not (_is_label(name) and _is_empty(column))}
     if _has_labels(arrays, str(path), kind):
         return read(str(path), kind=kind, trust=True)[0], True
     return replace(without_labels(arrays, str(path), kind, not is_archive), name=path.stem), False
@@ -51,9 +52,16 @@ def read_new(path: Path, kind: str | None = None) -> tuple[Predictions, bool]:
 
 def _has_labels(arrays: Mapping[str, Array], origin: str, kind: str | None) -> bool:
     """Whether arrays say what was right: labels, those of a split, or whether answers were right."""
-    usual = {letters(name) for name in LABELS}
-    is_labelled = bool(named_splits(arrays)) or any(letters(name) in usual for name in arrays)
+    is_labelled = bool(named_splits(arrays)) or any(map(_is_label, arrays))
     return is_labelled or (kind is None and confidence_of(arrays, origin) is not None)
+
+
+def _is_label(name: str) -> bool:
+    return letters(name) in {letters(usual) for usual in LABELS}
+
+
+def _is_empty(column: Array) -> bool:
+    return all(value in ("", "nan") for value in column.astype(str).flat)
 
 
 def fit_named(word: str) -> tuple[Fitted, Trial | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from types import ModuleType
@@ -13,7 +13,7 @@ from rich.console import Console
 
 from calib_bench import models, registry
 from calib_bench.commands.console import open_console, print_results, status, warn
-from calib_bench.core.settings import Execution, Grid, Settings, UserSettings
+from calib_bench.core.settings import Execution, Grid, Settings, Space, UserSettings
 from calib_bench.core.splits import Splits
 from calib_bench.core.study import Analysis, Study
 from calib_bench.core.trial import HF, Trial
@@ -117,11 +117,23 @@ def _run(settings: UserSettings, resolved: Settings, ask: bool) -> int:
 
 def tell_departures(settings: UserSettings, resolved: Settings, console: Console) -> None:
     """Say what is done otherwise than typed: settings without effect, and a reference that is not among the betas."""
-    for sentence in settings.idle():
+    for sentence in (*settings.idle(), *_unused(settings, list(resolved.spaces.values()))):
         console.print(f"note: {sentence}", markup=False)
     betas = settings.beta or registry.task(resolved.task).beta
     if settings.reference not in betas and settings.reference in resolved.beta and not settings.pretrained:
         console.print(f"note: beta={settings.reference:g} is added, the reference that others are compared with")
+
+
+def _unused(settings: UserSettings, spaces: Sequence[Space]) -> Iterator[str]:
+    """A sentence for each setting that does not do what it says, in view of the rest of the grid."""
+    if 0 in (settings.momentum or ()) and {"adam", "adamw"} & {name for space in spaces for name in space["optimizer"]}:
+        yield "momentum=0 is beta_1=0.9, the usual one, where the optimizer is adam or adamw"
+    if settings.head_decay != (1,) and all(space["weight_decay"] == (0,) for space in spaces):
+        yield "head_decay= has no effect with weight_decay=0"
+    if "extend" in settings.model_fields_set and all(len(space["lr"]) == 1 for space in spaces):
+        yield "extend= has no effect where one learning rate is given"
+    if "switch_at" in settings.model_fields_set and settings.interventions == "no":
+        yield "switch_at= has no effect with interventions=no"
 
 
 def keep_results(settings: Settings) -> None:

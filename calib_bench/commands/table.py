@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ OPTIONS = (
     whole("--digits", "decimal places; otherwise two significant digits of each interval's half width", high=12),
     Option(
         "--interval",
-        "mean [low, high], mean ± half width, or the mean alone",
+        "mean [low, high], mean ± half width (limits where the mean is far from the middle), or the mean alone",
         default="yes",
         choices=("yes", "half", "no"),
     ),
@@ -75,6 +76,11 @@ def _call(arguments: Namespace) -> int:
     name, table = format_table(arguments)
     texts = {"latex": table.latex(), "markdown": table.markdown(), "csv": table.csv()}
     if arguments.format:
+        no_effect = ["out"] if arguments.out else []
+        if arguments.format == "csv":
+            no_effect += ["digits"] * (arguments.digits is not None) + ["interval"] * (arguments.interval != "yes")
+        if no_effect:
+            print(f"note: {', '.join(no_effect)} has no effect with format={arguments.format}", file=sys.stderr)
         print(texts[arguments.format], end="")
         return 0
     print(texts["markdown"])

@@ -37,7 +37,11 @@ class _Frozen(BaseModel):
 
 
 def _only(condition: str, default: Any, description: str) -> Any:
-    """A field that matters only where another key has one of some values, `condition` "key=value,value"; see `UserSettings.idle`."""
+    """A field that matters only where another key has a certain value, see `UserSettings.idle`.
+
+    Args:
+        condition: "key=value", or "key=value,value" where any of several will do.
+    """
     return Field(default, description=f"{condition}: {description}", json_schema_extra={"only": condition})
 
 

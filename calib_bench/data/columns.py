@@ -110,15 +110,16 @@ def _words(labels: pa.ChunkedArray, names: Sequence[str], label: str, file: Path
         )
     if str(labels.type).startswith("dictionary"):
         labels = labels.cast(labels.type.value_type)
-    if "float" in str(labels.type) or str(labels.type) == "double":
-        whole = [float(value).is_integer() for value in values]
-        values = list(map(int, values)) if all(whole) else values
-    if not re.fullmatch(CLASSES, str(labels.type)) and not isinstance(values[0], int):
+    floats = re.fullmatch("halffloat|float|double", str(labels.type))
+    whole = bool(floats) and all(float(value).is_integer() for value in values)
+    if whole:
+        values = list(map(int, values))
+    elif not re.fullmatch(CLASSES, str(labels.type)):
         encoding = " (of text, bytes that are not UTF-8)" if "binary" in str(labels.type) else ""
         raise DataError(
             f"Column '{label}' of {file} holds {labels.type}{encoding}: labels are class names or whole numbers."
         )
-    place = dict(enumerate(names)) if "int" in str(labels.type) else {}
+    place = dict(enumerate(names)) if whole or "int" in str(labels.type) else {}
     return np.array([str(place.get(value, value)) for value in values], dtype=object)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from calib_bench.data.raw_split import IMAGE_SUFFIXES, Part, beside, encoded, fo
 from calib_bench.data.source import Raw, belongs, described, digest_of, find, newest_commit
 from calib_bench.data.table_files import NAMES as TABLES
 from calib_bench.data.table_files import SUFFIXES, suffix_of
-from calib_bench.errors import DataError, nearest
+from calib_bench.errors import DataError, counted, nearest
 from calib_bench.system.files import near
 
 NAMES = {
@@ -174,6 +175,17 @@ def _unread(root: Path) -> dict[str, str]:
     return {"unread": f"not read: {listed(splits)}, as no name of a table ends so"} if splits else {}
 
 
+def _alike(names: Sequence[str]) -> dict[str, str]:
+    """A note on classes whose names differ in capitals or blanks alone."""
+    plain = Counter(name.strip().casefold() for name in names)
+    alike = [repr(name) for name in names if plain[name.strip().casefold()] > 1]
+    return (
+        {"alike": f"classes that differ in capitals or blanks alone are classes of their own: {listed(alike)}"}
+        if alike
+        else {}
+    )
+
+
 def _of_tables(root: Path, source: str, tables: list[Path], request: Request) -> OwnData:
     """Tables with a column of classes, the splits told by their names."""
     splits = _by_split(root, tables)
@@ -185,7 +197,7 @@ def _of_tables(root: Path, source: str, tables: list[Path], request: Request) ->
     train_words, order = labels_of(train_files, label, columns)
     names = order or tuple(sorted(set(train_words.tolist()), key=natural))
     parts = [_part("train", train_files, train_words, names, columns)]
-    notes = _unused(splits) | _unread(root)
+    notes = _unused(splits) | _unread(root) | _alike(names)
     for split in list(NAMES)[1:]:
         if split in splits and not has_labels(splits[split], label):
             notes["hidden"] = f"split '{split}' has no labels (all are -1 or empty), and is left out"
@@ -244,7 +256,7 @@ def _own(
     _check_classes(train, source)
     sizes = _sizes(parts, source)
     mode, large, images = _images_of(train) if kind == "image" else ("RGB", False, "")
-    what = {"image": images, "tokens": "texts", "vector": f"numbers in {len(columns)} columns"}[kind]
+    what = {"image": images, "tokens": "texts", "vector": f"numbers in {counted(len(columns), 'column')}"}[kind]
     where = f"({listed(columns)}), labels in column {label}" if columns else "in class folders"
     drawn = f"test is split '{parts[1].name}'" if len(parts) > 1 else "test is drawn from the same rows"
     about = f"{source}: {what} {where}; {len(names)} classes ({listed(names)}); {drawn}"

@@ -122,6 +122,15 @@ def test_splits_without_labels_and_in_other_formats_are_left_out_with_a_note(tmp
     assert "not read: dev.xlsx" in splits.notes["unread"]
 
 
+def test_whole_floats_are_classes_and_names_alike_are_noted(tmp_path: Path) -> None:
+    numbers().assign(label=LABELS.astype(float)).to_csv(tmp_path / "t.csv", index=False)
+    splits = load(tmp_path / "t.csv")
+    assert splits.class_names == ("0", "1", "2")
+    assert "alike" not in splits.notes
+    numbers().replace("ant", " Bee").to_csv(tmp_path / "t.csv", index=False)
+    assert load(tmp_path / "t.csv").notes["alike"].endswith("classes of their own: ' Bee', 'bee'")
+
+
 def test_another_column_is_another_data_set(tmp_path: Path) -> None:
     numbers().assign(ID=range(N)).to_csv(tmp_path / "t.csv")  # with row numbers and ids, which are no input
     both, one = load(tmp_path / "t.csv"), load(tmp_path / "t.csv", input=("a",))

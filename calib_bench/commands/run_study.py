@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from types import ModuleType
@@ -124,16 +124,19 @@ def tell_departures(settings: UserSettings, resolved: Settings, console: Console
         console.print(f"note: beta={settings.reference:g} is added, the reference that others are compared with")
 
 
-def _unused(settings: UserSettings, spaces: Sequence[Space]) -> Iterator[str]:
+def _unused(settings: UserSettings, spaces: Sequence[Space]) -> list[str]:
     """A sentence for each setting that does not do what it says, in view of the rest of the grid."""
-    if 0 in (settings.momentum or ()) and {"adam", "adamw"} & {name for space in spaces for name in space["optimizer"]}:
-        yield "momentum=0 is beta_1=0.9, the usual one, where the optimizer is adam or adamw"
-    if settings.head_decay != (1,) and all(space["weight_decay"] == (0,) for space in spaces):
-        yield "head_decay= has no effect with weight_decay=0"
-    if "extend" in settings.model_fields_set and all(len(space["lr"]) == 1 for space in spaces):
-        yield "extend= has no effect where one learning rate is given"
-    if "switch_at" in settings.model_fields_set and settings.interventions == "no":
-        yield "switch_at= has no effect with interventions=no"
+    typed = settings.model_fields_set
+    optimizers, decays, rates = ({space[key] for space in spaces} for key in ("optimizer", "weight_decay", "lr"))
+    sentences = {
+        "momentum=0 is beta_1=0.9, the usual one, where the optimizer is adam or adamw": (
+            0 in (settings.momentum or ()) and not {"adam", "adamw"}.isdisjoint(sum(optimizers, ()))
+        ),
+        "head_decay= has no effect with weight_decay=0": "head_decay" in typed and decays == {(0,)},
+        "extend= has no effect where one learning rate is given": "extend" in typed and max(map(len, rates)) == 1,
+        "switch_at= has no effect with interventions=no": "switch_at" in typed and settings.interventions == "no",
+    }
+    return [sentence for sentence, is_so in sentences.items() if is_so]
 
 
 def keep_results(settings: Settings) -> None:

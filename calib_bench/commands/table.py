@@ -76,11 +76,8 @@ def _call(arguments: Namespace) -> int:
     name, table = format_table(arguments)
     texts = {"latex": table.latex(), "markdown": table.markdown(), "csv": table.csv()}
     if arguments.format:
-        no_effect = ["out"] if arguments.out else []
-        if arguments.format == "csv":
-            no_effect += ["digits"] * (arguments.digits is not None) + ["interval"] * (arguments.interval != "yes")
-        if no_effect:
-            print(f"note: {', '.join(no_effect)} has no effect with format={arguments.format}", file=sys.stderr)
+        if idle := _idle(arguments):
+            print(f"note: no effect with format={arguments.format}: {', '.join(idle)}", file=sys.stderr)
         print(texts[arguments.format], end="")
         return 0
     print(texts["markdown"])
@@ -89,6 +86,13 @@ def _call(arguments: Namespace) -> int:
         write_bytes(folder / f"{name}.{suffix}", texts[kind].encode())
     print(f"written: {folder / name}.tex, .md, .csv")
     return 0
+
+
+def _idle(arguments: Namespace) -> list[str]:
+    """Options that one format alone makes no use of: nothing is written, and CSV holds numbers in full."""
+    in_text = {"digits": arguments.digits is not None, "interval": arguments.interval != "yes"}
+    options = {"out": arguments.out is not None, **(in_text if arguments.format == "csv" else {})}
+    return [name for name, is_typed in options.items() if is_typed]
 
 
 COMMAND = Command(

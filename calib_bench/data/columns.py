@@ -104,22 +104,20 @@ def _words(labels: pa.ChunkedArray, names: Sequence[str], label: str, file: Path
     """Labels as class names: those that integers stand for, else themselves."""
     values = labels.to_pylist()
     missing = [value in (None, "") for value in values]
-    if any(missing):
+    if True in missing:
         raise DataError(
             f"Row {missing.index(True)} of {file} has no label in column '{label}'. Remove the row, or give it one."
         )
     if str(labels.type).startswith("dictionary"):
         labels = labels.cast(labels.type.value_type)
-    floats = re.fullmatch("halffloat|float|double", str(labels.type))
-    whole = bool(floats) and all(float(value).is_integer() for value in values)
-    if whole:
-        values = list(map(int, values))
-    elif not re.fullmatch(CLASSES, str(labels.type)):
+    if re.fullmatch("float|double", str(labels.type)) and all(map(float.is_integer, values)):
+        values, labels = list(map(int, values)), labels.cast("int64")
+    if not re.fullmatch(CLASSES, str(labels.type)):
         encoding = " (of text, bytes that are not UTF-8)" if "binary" in str(labels.type) else ""
         raise DataError(
             f"Column '{label}' of {file} holds {labels.type}{encoding}: labels are class names or whole numbers."
         )
-    place = dict(enumerate(names)) if whole or "int" in str(labels.type) else {}
+    place = dict(enumerate(names)) if "int" in str(labels.type) else {}
     return np.array([str(place.get(value, value)) for value in values], dtype=object)
 
 

@@ -10,6 +10,7 @@ Classes are matched by name wherever the data names them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -144,17 +145,22 @@ def _rows(name: str, files: list[Path], columns: Columns, kind: str) -> tuple[Pa
     if not rows:
         raise DataError(f"{listed([str(file) for file in files])}: no rows to predict")
     for file in files:
-        check_columns(file, columns.input)
-        if kind_of(file, columns.input) != kind:
-            others = [column for column in columns.input if kind_of(file, [column]) != kind]
-            what = listed(others or columns.input)
-            raise DataError(f"{file}: {what} hold{'s' * (len(others) == 1)} no {WORDS[kind]}, as in training")
+        _check_kind(file, columns.input, kind)
     in_all = all(columns.label in schema_of(file).names for file in files)
     if not (in_all and has_labels(files, columns.label)):
         return Part(name, encoded(files), np.zeros(rows, dtype=np.int64), (), columns.input[0]), False
     words, _ = labels_of(files, columns.label, columns.input)
     seen, index_N = np.unique(words, return_inverse=True)
     return Part(name, encoded(files), index_N.astype(np.int64), tuple(seen), columns.input[0]), True
+
+
+def _check_kind(file: Path, columns: Sequence[str], kind: str) -> None:
+    """Raises DataError where a table's columns are missing, or hold other inputs than those of training."""
+    check_columns(file, columns)
+    if kind_of(file, columns) != kind:
+        others = [column for column in columns if kind_of(file, [column]) != kind]
+        what = listed(others or columns)
+        raise DataError(f"{file}: {what} hold{'s' * (len(others) == 1)} no {WORDS[kind]}, as in training")
 
 
 def _row_names(files: list[Path], columns: Columns) -> np.ndarray | None:

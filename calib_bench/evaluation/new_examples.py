@@ -43,8 +43,7 @@ def read_new(path: Path, kind: str | None = None) -> tuple[Predictions, bool]:
     if is_archive:
         arrays = npz(path) if suffix == ".npz" else safetensors(path)
     else:
-        columns, _ = read_table(path)
-        arrays = {name: column for name, column in columns.items() if not (_is_label(name) and _is_empty(column))}
+        arrays = _without_empty_labels(read_table(path)[0])
     if _has_labels(arrays, str(path), kind):
         return read(str(path), kind=kind, trust=True)[0], True
     return replace(without_labels(arrays, str(path), kind, not is_archive), name=path.stem), False
@@ -60,8 +59,11 @@ def _is_label(name: str) -> bool:
     return letters(name) in {letters(usual) for usual in LABELS}
 
 
-def _is_empty(column: Array) -> bool:
-    return all(value in ("", "nan") for value in column.astype(str).flat)
+def _without_empty_labels(columns: Mapping[str, Array]) -> dict[str, Array]:
+    empty = {
+        name for name, column in columns.items() if _is_label(name) and set(column.astype(str).flat) <= {"", "nan"}
+    }
+    return {name: column for name, column in columns.items() if name not in empty}
 
 
 def fit_named(word: str) -> tuple[Fitted, Trial | None]:

@@ -60,6 +60,5 @@ def _member(path: Path) -> bytes:
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if not name.startswith("__MACOSX/") and not name.endswith("/")]
         if len(names) != 1:
-            some = ", ".join(names[:4])
-            raise DataError(f"{path}: it holds {len(names)} files, not one table ({some}): unpack it")
+            raise DataError(f"{path}: it holds {len(names)} files, not one table ({', '.join(names[:4])}): unpack it")
         return archive.read(names[0])

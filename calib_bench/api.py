@@ -51,6 +51,7 @@ import contextlib
 import io
 from collections.abc import Iterable, Sequence
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +156,7 @@ def evaluate(
             is one that holds its labels.
         kind: "logits", "probabilities", "log_probabilities" or "scores"; logits where no column's name says otherwise.
         calibrators: their names, or one; all of them when not given.
-        folds: without a calibration set, fit by so many folds of the test examples.
+        folds: fit by so many folds of the test examples; only without a calibration set.
         seed: of the folds.
         bins: of calibration errors by binning.
         groups: the slice of each test example, [N], or one array a seed; or the name of a column of the data frame:
@@ -167,7 +168,7 @@ def evaluate(
 
     Raises:
         DataError: the numbers cannot be predictions of that kind.
-        SettingsError: no calibrator has that name.
+        SettingsError: no calibrator has that name; or folds are given beside a calibration set.
     """
     from calib_bench import registry
     from calib_bench.evaluation.arrays import held_out, predictions
@@ -177,6 +178,9 @@ def evaluate(
     from calib_bench.report.evaluation import Evaluation
 
     check_kind(kind)
+    for name, number in (("folds", folds), ("seed", seed)):
+        if not isinstance(number, Integral):
+            raise SettingsError(f"{name}={number!r} is not a whole number")
     names = tuple(calibrators.split(",")) if isinstance(calibrators, str) else calibrators
     tests = predictions(values, labels, kind, "test", groups)
     fits: list[Predictions] = []

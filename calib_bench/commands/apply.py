@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 NOTES = """\
 FITS is a file that `evaluate` (fits.safetensors) or `Fitted.save` wrote; :NAME says which of its fits: the method, or,
 where several models were evaluated, METHOD/MODEL. It may also be a stored trial with a calibrator, runs/STUDY:KEY:NAME.
-A file of new predictions is written as for `evaluate`; it needs no labels. Its logits are those whose softmax is the
-model's own prediction, as `export` writes them: times beta. raw=yes says that they are not multiplied by it yet."""
+A file of new predictions is written as for `evaluate`; it needs no labels, and what names its rows is kept. Its logits
+are those whose softmax is the model's own prediction, as `export` writes them: times beta. raw=yes says that they are
+not multiplied by it yet."""
 
 
 def _call(arguments: Namespace) -> int:
@@ -51,10 +52,11 @@ def _apply(fit: Fitted, beta: float, arguments: Namespace) -> None:
     p_NK = fit.log_proba_of(new, beta if arguments.raw else 1.0).exp().numpy()
     out = arguments.out or Path(f"{arguments.test.name.partition('.')[0]}-calibrated.npz")
     labels = new.y_N.numpy() if has_labels else None
+    ids = next((one.astype(str) for one in new.ids.values()), None)
     if new.alone:
-        write_columns(out, {"confidence": p_NK[:, 1], "correct": labels})
+        write_columns(out, {"id": ids, "confidence": p_NK[:, 1], "correct": labels})
     else:
-        write_predictions(out, "probabilities", p_NK, labels, fit.class_names or new.classes)
+        write_predictions(out, "probabilities", p_NK, labels, fit.class_names or new.classes, ids)
     print(f"written: {out}, {len(p_NK):,} rows by {fit.method}, fitted to {fit.examples:,} examples")
     if beta != 1 and not arguments.raw:
         print(f"The logits were taken to be multiplied by beta={beta:g}, as export writes them; if not, give raw=yes")

@@ -73,8 +73,6 @@ def read_models(
     fits = read_all(calibration, "calibration")
     if not fits and all(predictions.trial is not None or predictions.has_calibration for predictions in tests):
         fits = read_all(paths, "calibration")
-    if fits and options.cross_fit:
-        raise SettingsError("--cross-fit is for predictions without a calibration set: give one of the two")
     return pair_up(joined(tests), joined(fits))
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from calib_bench import models, registry
 from calib_bench.commands.console import open_console, print_results, status, warn
-from calib_bench.core.settings import Execution, Grid, Settings, UserSettings
+from calib_bench.core.settings import Execution, Grid, Settings, Space, UserSettings
 from calib_bench.core.splits import Splits
 from calib_bench.core.study import Analysis, Study
 from calib_bench.core.trial import HF, Trial
@@ -117,11 +117,26 @@ def _run(settings: UserSettings, resolved: Settings, ask: bool) -> int:
 
 def tell_departures(settings: UserSettings, resolved: Settings, console: Console) -> None:
     """Say what is done otherwise than typed: settings without effect, and a reference that is not among the betas."""
-    for sentence in settings.idle():
+    for sentence in (*settings.idle(), *_unused(settings, list(resolved.spaces.values()))):
         console.print(f"note: {sentence}", markup=False)
     betas = settings.beta or registry.task(resolved.task).beta
     if settings.reference not in betas and settings.reference in resolved.beta and not settings.pretrained:
         console.print(f"note: beta={settings.reference:g} is added, the reference that others are compared with")
+
+
+def _unused(settings: UserSettings, spaces: Sequence[Space]) -> list[str]:
+    """A sentence for each setting that does not do what it says, in view of the rest of the grid."""
+    typed = settings.model_fields_set
+    optimizers, decays, rates = ({space[key] for space in spaces} for key in ("optimizer", "weight_decay", "lr"))
+    sentences = {
+        "momentum=0 is beta_1=0.9, the usual one, where the optimizer is adam or adamw": (
+            0 in (settings.momentum or ()) and not {"adam", "adamw"}.isdisjoint(sum(optimizers, ()))
+        ),
+        "head_decay= has no effect with weight_decay=0": "head_decay" in typed and decays == {(0,)},
+        "extend= has no effect where one learning rate is given": "extend" in typed and max(map(len, rates)) == 1,
+        "switch_at= has no effect with interventions=no": "switch_at" in typed and settings.interventions == "no",
+    }
+    return [sentence for sentence, is_so in sentences.items() if is_so]
 
 
 def keep_results(settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ OPTIONS = (
     whole("--digits", "decimal places; otherwise two significant digits of each interval's half width", high=12),
     Option(
         "--interval",
-        "mean [low, high], mean ± half width, or the mean alone",
+        "mean [low, high], mean ± half width (limits where the mean is far from the middle), or the mean alone",
         default="yes",
         choices=("yes", "half", "no"),
     ),
@@ -75,6 +76,8 @@ def _call(arguments: Namespace) -> int:
     name, table = format_table(arguments)
     texts = {"latex": table.latex(), "markdown": table.markdown(), "csv": table.csv()}
     if arguments.format:
+        if idle := _idle(arguments):
+            print(f"note: no effect with format={arguments.format}: {', '.join(idle)}", file=sys.stderr)
         print(texts[arguments.format], end="")
         return 0
     print(texts["markdown"])
@@ -83,6 +86,13 @@ def _call(arguments: Namespace) -> int:
         write_bytes(folder / f"{name}.{suffix}", texts[kind].encode())
     print(f"written: {folder / name}.tex, .md, .csv")
     return 0
+
+
+def _idle(arguments: Namespace) -> list[str]:
+    """Options that one format alone makes no use of: nothing is written, and CSV holds numbers in full."""
+    in_text = {"digits": arguments.digits is not None, "interval": arguments.interval != "yes"}
+    options = {"out": arguments.out is not None, **(in_text if arguments.format == "csv" else {})}
+    return [name for name, is_typed in options.items() if is_typed]
 
 
 COMMAND = Command(

@@ -37,7 +37,11 @@ class _Frozen(BaseModel):
 
 
 def _only(condition: str, default: Any, description: str) -> Any:
-    """A field that matters only where another key has a value, `condition` "key=value"; see `UserSettings.idle`."""
+    """A field that matters only where another key has a certain value, see `UserSettings.idle`.
+
+    Args:
+        condition: "key=value", or "key=value,value" where any of several will do.
+    """
     return Field(default, description=f"{condition}: {description}", json_schema_extra={"only": condition})
 
 
@@ -73,7 +77,9 @@ class Question(_Frozen):
         "and clip too, whatever the rate's unit; none: not even lr_hom, which then is lr",
     )
     optimizer: tuple[str, ...] | None = Field(None, description="sgd, adam, adamw or timm/NAME")
-    momentum: tuple[Annotated[float, Field(ge=0, lt=1)], ...] | None = Field(None, description="momentum of sgd")
+    momentum: tuple[Annotated[float, Field(ge=0, lt=1)], ...] | None = Field(
+        None, description="momentum of sgd; of adam and adamw their beta_1, where 0 is the usual 0.9"
+    )
     eps: tuple[Positive, ...] | None = Field(
         None, description="eps of adam and adamw, added to the root of the second moment; default 1e-8"
     )
@@ -199,12 +205,13 @@ class Logging(_Frozen):
     """How progress and results are reported while a study runs."""
 
     wandb: Literal["offline", "online", "disabled"] = Field("offline", description="Weights & Biases")
-    wandb_runs: Literal["arms", "selected", "all"] = Field(
+    wandb_runs: Literal["arms", "selected", "all"] = _only(
+        "wandb=offline,online",
         "arms",
-        description="what is a run: each arm at its chosen rates with all its seeds, each of these trials (selected), "
+        "what is a run: each arm at its chosen rates with all its seeds, each of these trials (selected), "
         "or each trial (all); the tables hold all",
     )
-    wandb_wait: Positive = Field(60.0, description="timeout of the Weights & Biases server, in seconds")
+    wandb_wait: Positive = _only("wandb=offline,online", 60.0, "timeout of the Weights & Biases server, in seconds")
     log_format: Literal["text", "json"] = Field(
         "text",
         description="--log-format json writes progress as JSON lines to standard output, all else to standard error",
@@ -243,12 +250,12 @@ class UserSettings(Logging, Execution, Question):
         return (self.task, self.study, *(name for names in lists for name in names or ()))
 
     def idle(self) -> list[str]:
-        """A sentence for each setting that has no effect, since it goes with another executor or study."""
+        """A sentence for each setting that has no effect, since it goes with another executor, study or logging."""
         sentences = []
         for key, field in UserSettings.model_fields.items():
             condition = str((field.json_schema_extra or {}).get("only", ""))  # type: ignore[union-attr]
             other, _, value = condition.partition("=")
-            if other and getattr(self, key) != field.default and getattr(self, other) != value:
+            if other and getattr(self, key) != field.default and getattr(self, other) not in value.split(","):
                 word = f"{key}={_text(getattr(self, key))}"
                 sentences.append(f"{word} has no effect with {other}={getattr(self, other)}: it goes with {condition}")
         return sentences

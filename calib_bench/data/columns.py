@@ -42,8 +42,8 @@ def inputs_of(file: Path, chosen: Sequence[str], label: str) -> tuple[str, tuple
         DataError: a column is missing, or what the inputs are cannot be told.
     """
     schema = schema_of(file)
-    check_columns(file, [label], "label")
-    check_columns(file, chosen, "input")
+    check_columns(file, [label], ": give label=COLUMN")
+    check_columns(file, chosen, ": give input=COLUMN")
     columns = tuple(chosen) or tuple(name for name in schema.names if name != label and name.lower() not in ROW_NAMES)
     if not columns:
         raise DataError(f"{file} has no column beside its labels.")
@@ -66,12 +66,22 @@ def kind_of(file: Path, columns: Sequence[str]) -> str:
     return "".join(alike) if alike == ["vector"] or len(types) == 1 else ""
 
 
-def check_columns(file: Path, columns: Iterable[str], key: str) -> None:
-    """Raises DataError where a table lacks a column that the command-line key names."""
+def check_columns(file: Path, columns: Iterable[str], advice: str = "") -> None:
+    """Raises DataError, which ends with the advice, where a table lacks a column."""
     names = schema_of(file).names
     for column in columns:
         if column not in names:
-            raise DataError(f"{file} has no column '{column}' ({nearest(column, names)}): give {key}=COLUMN.")
+            raise DataError(f"{file} has no column '{column}' ({nearest(column, names)}){advice}.")
+
+
+def has_labels(files: Iterable[Path], label: str) -> bool:
+    """Whether any row of tables has a label that is neither empty nor -1; raises DataError without such a column."""
+    for file in files:
+        check_columns(file, [label], ": give label=COLUMN")
+        values = read(file, [label]).column(0).to_pylist()
+        if any(value is not None and str(value) not in ("", "-1") for value in values):
+            return True
+    return False
 
 
 def labels_of(files: Sequence[Path], label: str, columns: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -82,8 +92,8 @@ def labels_of(files: Sequence[Path], label: str, columns: Sequence[str]) -> tupl
     """
     words, orders = [np.array([], dtype=object)], set()
     for file in files:
-        check_columns(file, [label], "label")
-        check_columns(file, columns, "input")
+        check_columns(file, [label], ": give label=COLUMN")
+        check_columns(file, columns, ": give input=COLUMN")
         names = class_names(schema_of(file), label)
         words.append(_words(read(file, [label]).column(0), names, label, file))
         orders.add(names)
@@ -94,12 +104,14 @@ def _words(labels: pa.ChunkedArray, names: Sequence[str], label: str, file: Path
     """Labels as class names: those that integers stand for, else themselves."""
     values = labels.to_pylist()
     missing = [value in (None, "") for value in values]
-    if any(missing):
+    if True in missing:
         raise DataError(
             f"Row {missing.index(True)} of {file} has no label in column '{label}'. Remove the row, or give it one."
         )
     if str(labels.type).startswith("dictionary"):
         labels = labels.cast(labels.type.value_type)
+    if re.fullmatch("float|double", str(labels.type)) and all(map(float.is_integer, values)):
+        values, labels = list(map(int, values)), labels.cast("int64")
     if not re.fullmatch(CLASSES, str(labels.type)):
         encoding = " (of text, bytes that are not UTF-8)" if "binary" in str(labels.type) else ""
         raise DataError(

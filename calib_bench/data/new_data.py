@@ -10,6 +10,7 @@ Classes are matched by name wherever the data names them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import torch
 from calib_bench.core.splits import Columns, Split, Splits
 from calib_bench.core.task import Hub
 from calib_bench.data.cache import sha256_of
-from calib_bench.data.columns import ROW_NAMES, check_columns, kind_of, labels_of
+from calib_bench.data.columns import ROW_NAMES, check_columns, has_labels, kind_of, labels_of
 from calib_bench.data.naming import listed
 from calib_bench.data.own_data import numbers, tables_of
 from calib_bench.data.raw_split import IMAGE_SUFFIXES, Part, encoded, folder_part, images_in
@@ -104,7 +105,8 @@ def _like_own(source: Path, name: str, reader: Reader, columns: Columns) -> NewD
     files = tables_of(source, name)
     if not files:
         raise DataError(f"data={source} holds no table of split '{name}': expected {listed(columns.input)} as columns")
-    part, labelled = _rows(name, files, columns, reader.splits.spec.kind)
+    of = source.name if source.is_file() else name
+    part, labelled = _rows(of, files, columns, reader.splits.spec.kind)
     if reader.splits.spec.kind != "vector":
         return replace(_of_part(part, labelled, source, reader), ids=_row_names(files, columns))
     split = _numbers(part, columns, reader, labelled)
@@ -138,19 +140,27 @@ def _loose(name: str, folder: Path) -> Part | None:
 
 
 def _rows(name: str, files: list[Path], columns: Columns, kind: str) -> tuple[Part, bool]:
-    """Rows of tables, and whether they have labels: not where the column is missing, or all are -1."""
+    """Rows of tables, and whether they have labels: not where the column is missing, or all are empty or -1."""
+    rows = sum(map(rows_in, files))
+    if not rows:
+        raise DataError(f"{listed([str(file) for file in files])}: no rows to predict")
     for file in files:
-        check_columns(file, columns.input, "input")
-        if kind_of(file, columns.input) != kind:
-            raise DataError(f"{file}: {listed(columns.input)} hold no {WORDS[kind]}, as those of training do")
-    words = np.array([], dtype=object)
-    if all(columns.label in schema_of(file).names for file in files):
-        words, _ = labels_of(files, columns.label, columns.input)
-    if set(words.tolist()) <= {"-1"}:
-        rows = sum(map(rows_in, files))
+        _check_kind(file, columns.input, kind)
+    in_all = all(columns.label in schema_of(file).names for file in files)
+    if not (in_all and has_labels(files, columns.label)):
         return Part(name, encoded(files), np.zeros(rows, dtype=np.int64), (), columns.input[0]), False
+    words, _ = labels_of(files, columns.label, columns.input)
     seen, index_N = np.unique(words, return_inverse=True)
     return Part(name, encoded(files), index_N.astype(np.int64), tuple(seen), columns.input[0]), True
+
+
+def _check_kind(file: Path, columns: Sequence[str], kind: str) -> None:
+    """Raises DataError where a table's columns are missing, or hold other inputs than those of training."""
+    check_columns(file, columns)
+    if kind_of(file, columns) != kind:
+        others = [column for column in columns if kind_of(file, [column]) != kind]
+        what = listed(others or columns)
+        raise DataError(f"{file}: {what} hold{'s' * (len(others) == 1)} no {WORDS[kind]}, as in training")
 
 
 def _row_names(files: list[Path], columns: Columns) -> np.ndarray | None:
@@ -178,7 +188,7 @@ def _part(source: Path, name: str, hub: Hub) -> tuple[Part, bool]:
 
 def _from_npz(source: Path, reader: Reader) -> NewData:
     arrays = _arrays(source)
-    test, x_N = reader.splits.test, torch.from_numpy(arrays["inputs"])
+    test, x_N = reader.splits.test, _tensor(arrays["inputs"], source)
     x_N = reader.splits.columns.scaled(x_N) if reader.splits.columns else x_N
     if not isinstance(test, TensorSplit):
         raise DataError(f"{source}: task '{reader.task}' does not read inputs from arrays: give a folder of its files")
@@ -193,6 +203,15 @@ def _from_npz(source: Path, reader: Reader) -> NewData:
     split = TensorSplit(DeviceCache(x_N.to(base.dtype)), torch.arange(len(x_N)), labels_N, normalize=test.normalize)
     digest, note = f"sha256:{sha256_of(source)}", _of_other_scale(x_N, base)
     return NewData(split, "labels" in arrays, arrays.get("ids"), digest, str(source), note)
+
+
+def _tensor(x_N: np.ndarray, source: Path) -> torch.Tensor:
+    """Numbers as a tensor, in this machine's order of bytes."""
+    if x_N.dtype.kind not in "biuf" or x_N.dtype.itemsize > 8:
+        raise DataError(f"{source}: inputs are {x_N.dtype}, and must be numbers of at most 64 bits")
+    if not len(x_N):
+        raise DataError(f"{source}: no rows to predict")
+    return torch.from_numpy(x_N.astype(x_N.dtype.newbyteorder("="), copy=False))
 
 
 def _of_other_scale(x_N: torch.Tensor, base_N: torch.Tensor) -> str:

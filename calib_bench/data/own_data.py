@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,13 @@ import numpy as np
 
 from calib_bench.core.splits import Request
 from calib_bench.core.task import Content, Hub, SplitSizes
-from calib_bench.data.columns import inputs_of, labels_of, numbers_of
+from calib_bench.data.columns import has_labels, inputs_of, labels_of, numbers_of
 from calib_bench.data.naming import listed, matched, natural
 from calib_bench.data.raw_split import IMAGE_SUFFIXES, Part, beside, encoded, folder_part
 from calib_bench.data.source import Raw, belongs, described, digest_of, find, newest_commit
-from calib_bench.data.table_files import SUFFIXES
-from calib_bench.errors import DataError, nearest
+from calib_bench.data.table_files import NAMES as TABLES
+from calib_bench.data.table_files import SUFFIXES, suffix_of
+from calib_bench.errors import DataError, counted, nearest
 from calib_bench.system.files import near
 
 NAMES = {
@@ -119,10 +121,10 @@ def _folder_names(root: Path) -> list[str]:
 def _tables(root: Path) -> list[Path]:
     """The tables in a folder and two levels below it; a single file is a table of its own."""
     if root.is_file():
-        if root.suffix not in SUFFIXES:
-            raise DataError(f"{root} is no table: expected a name that ends in {', '.join(SUFFIXES)}, or a folder.")
+        if suffix_of(root) not in SUFFIXES:
+            raise DataError(f"{root} is no table: expected a folder, or a name that ends in {TABLES}.")
         return [root]
-    return sorted(file for file in _below(root, "*", "*/*", "*/*/*") if file.suffix in SUFFIXES)
+    return sorted(file for file in _below(root, "*", "*/*", "*/*/*") if suffix_of(file) in SUFFIXES)
 
 
 def _images_below(root: Path) -> Iterator[Path]:
@@ -141,7 +143,7 @@ def _of_folders(root: Path, source: str) -> OwnData:
         holds = listed(sorted(child.name for child in root.iterdir() if not beside(child))) or "nothing"
         raise DataError(
             f"{root} holds no data: expected CLASS/image.png, train/CLASS/image.png, or tables that end in "
-            f"{', '.join(SUFFIXES)}. It holds: {holds}."
+            f"{TABLES}. It holds: {holds}."
         )
     present = _folder_names(root)
     folders = {split: root / name for split, names in NAMES.items() for name in names if name in present}
@@ -164,6 +166,26 @@ def _unused(splits: Collection[str]) -> dict[str, str]:
     return {"unused": "split 'validation' is not used: what chooses rates and calibrates is drawn from train"}
 
 
+def _unread(root: Path) -> dict[str, str]:
+    """A note on files beside the tables whose names say that they are splits, and which are no tables."""
+    others = [
+        file.relative_to(root) for file in _below(root, "*") if file.is_file() and suffix_of(file) not in SUFFIXES
+    ]
+    splits = [str(file) for file in others if any(belongs(file, name) for names in NAMES.values() for name in names)]
+    return {"unread": f"not read: {listed(splits)}, as no name of a table ends so"} if splits else {}
+
+
+def _alike(names: Sequence[str]) -> dict[str, str]:
+    """A note on classes whose names differ in capitals or blanks alone."""
+    plain = Counter(name.strip().casefold() for name in names)
+    alike = [repr(name) for name in names if plain[name.strip().casefold()] > 1]
+    return (
+        {"alike": f"classes that differ in capitals or blanks alone are classes of their own: {listed(alike)}"}
+        if alike
+        else {}
+    )
+
+
 def _of_tables(root: Path, source: str, tables: list[Path], request: Request) -> OwnData:
     """Tables with a column of classes, the splits told by their names."""
     splits = _by_split(root, tables)
@@ -175,12 +197,12 @@ def _of_tables(root: Path, source: str, tables: list[Path], request: Request) ->
     train_words, order = labels_of(train_files, label, columns)
     names = order or tuple(sorted(set(train_words.tolist()), key=natural))
     parts = [_part("train", train_files, train_words, names, columns)]
-    notes = _unused(splits)
+    notes = _unused(splits) | _unread(root) | _alike(names)
     for split in list(NAMES)[1:]:
-        words, _ = labels_of(splits.get(split, []), label, columns)
-        if set(words.tolist()) == {"-1"}:
-            notes = {"hidden": f"split '{split}' has no labels (all are -1), and is left out"}
-        elif len(parts) == 1 and len(words):
+        if split in splits and not has_labels(splits[split], label):
+            notes["hidden"] = f"split '{split}' has no labels (all are -1 or empty), and is left out"
+        elif split in splits and len(parts) == 1:
+            words, _ = labels_of(splits[split], label, columns)
             parts.append(_part(split, splits[split], words, names, columns))
     return _own(parts, source, kind, columns, label, notes)
 
@@ -234,7 +256,7 @@ def _own(
     _check_classes(train, source)
     sizes = _sizes(parts, source)
     mode, large, images = _images_of(train) if kind == "image" else ("RGB", False, "")
-    what = {"image": images, "tokens": "texts", "vector": f"numbers in {len(columns)} columns"}[kind]
+    what = {"image": images, "tokens": "texts", "vector": f"numbers in {counted(len(columns), 'column')}"}[kind]
     where = f"({listed(columns)}), labels in column {label}" if columns else "in class folders"
     drawn = f"test is split '{parts[1].name}'" if len(parts) > 1 else "test is drawn from the same rows"
     about = f"{source}: {what} {where}; {len(names)} classes ({listed(names)}); {drawn}"

@@ -20,8 +20,9 @@ from calib_bench.core.task import Hub
 from calib_bench.data.cache import sha256_of
 from calib_bench.data.naming import listed
 from calib_bench.data.raw_split import Part, beside, folder_part, parquet_part
-from calib_bench.data.table_files import SUFFIXES
+from calib_bench.data.table_files import SUFFIXES, TEXT
 from calib_bench.errors import DataError
+from calib_bench.system.compression import COMPRESSED, unpacked
 from calib_bench.system.files import near
 
 ALIASES = {"validation": ("validation", "val", "valid", "test"), "test": ("test", "validation", "val", "valid")}
@@ -195,7 +196,7 @@ def _fetch(request: Request, hub: Hub, variable: str | None) -> Path:
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # one paragraph at the end, not one a retry
     patterns = [pattern for split in hub.rows for pattern in (f"{split}-*.parquet", f"*/{split}-*.parquet")]
-    patterns = patterns or [f"*{suffix}" for suffix in SUFFIXES]
+    patterns = patterns or [f"*{suffix}" for suffix in (*SUFFIXES, *(of + by for of in TEXT for by in COMPRESSED))]
     cached = not (request.fetch and _answers(hub))
     try:
         folder = Path(constants.HF_HUB_CACHE) / f"datasets--{hub.name.replace('/', '--')}"
@@ -333,7 +334,8 @@ def _parquet_files(root: Path, split: str) -> list[Path]:
 
 def belongs(file: Path, split: str) -> bool:
     """Whether a parquet file is of a split: train.parquet, train-00000-of-00003.parquet, train/0.parquet."""
-    return file.stem == split or file.stem.startswith((f"{split}-", f"{split}_")) or file.parent.name == split
+    stem = unpacked(file, TEXT).stem
+    return stem == split or stem.startswith((f"{split}-", f"{split}_")) or file.parent.name == split
 
 
 def check_labels(split: str, labels_N: np.ndarray, classes: int) -> None:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from calib_bench.errors import DataError
+from calib_bench.system.compression import COMPRESSED, contents, unpacked
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SUFFIXES = (".parquet", ".arrow", ".csv", ".tsv", ".jsonl", ".ndjson")
-"""How the names of tables end."""
+TEXT = (".csv", ".tsv", ".jsonl", ".ndjson")
+SUFFIXES = (".parquet", ".arrow", ".feather", *TEXT)
+"""How the names of tables end, where they are not packed."""
+NAMES = f"{', '.join(SUFFIXES)} (of text also .csv.gz and others: {', '.join(COMPRESSED)})"
+"""How they may end, for people."""
 ROWS = 1024
 """Rows of a batch."""
+
+
+def suffix_of(file: Path) -> str:
+    """The suffix that says what a table is, in small letters: `.csv` of `a.csv.gz`."""
+    return unpacked(file, TEXT).suffix.lower()
 
 
 def schema_of(file: Path) -> pa.Schema:
@@ -25,7 +35,7 @@ def schema_of(file: Path) -> pa.Schema:
     Raises:
         DataError: the file cannot be read.
     """
-    if file.suffix != ".parquet":
+    if suffix_of(file) != ".parquet":
         return read(file).schema
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -45,7 +55,7 @@ def read(file: Path, columns: list[str] | None = None) -> pa.Table:
     import pyarrow as pa
 
     try:
-        table = _READERS[file.suffix](file, columns)
+        table = _READERS[suffix_of(file)](file, columns)
         return table if columns is None else table.select(columns)
     except (pa.ArrowException, OSError) as error:
         raise unreadable(file, error) from error
@@ -60,7 +70,7 @@ def batches(file: Path, column: str) -> Iterator[pa.Array]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if file.suffix != ".parquet":
+    if suffix_of(file) != ".parquet":
         yield from read(file, [column]).column(0).chunks
         return
     try:
@@ -75,7 +85,7 @@ def rows_in(file: Path) -> int:
     """Number of rows."""
     import pyarrow.parquet as pq
 
-    return pq.read_metadata(file).num_rows if file.suffix == ".parquet" else len(read(file))
+    return pq.read_metadata(file).num_rows if suffix_of(file) == ".parquet" else len(read(file))
 
 
 def class_names(schema: pa.Schema, label: str) -> tuple[str, ...]:
@@ -90,7 +100,7 @@ def unreadable(file: Path, error: Exception) -> DataError:
     """The error for a table that cannot be read."""
     size = file.stat().st_size if file.exists() else 0
     why = " ".join(str(error).split())
-    what = "empty (0 bytes)" if size == 0 else f"truncated or not {file.suffix[1:]} ({size:,} bytes; {why})"
+    what = "empty (0 bytes)" if size == 0 else f"truncated or not {suffix_of(file)[1:]} ({size:,} bytes; {why})"
     return DataError(f"{file} is {what}. Fetch it again.")
 
 
@@ -114,19 +124,26 @@ def _arrow(file: Path, _: list[str] | None) -> pa.Table:
 def _csv(file: Path, _: list[str] | None) -> pa.Table:
     from pyarrow import csv
 
-    delimiter, mark = ("\t", "tabs") if file.suffix == ".tsv" else (",", "commas")
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        header = lines.readline().strip()
-    if delimiter not in header and re.search(r"[;,\t|]", header):
-        raise DataError(f"{file} has one column, '{header}': its columns must be separated by {mark}.")
-    return csv.read_csv(file, parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True))
+    delimiter, mark = ("\t", "tabs") if suffix_of(file) == ".tsv" else (",", "commas")
+    with _opened(file) as source:
+        header = source.readline().decode("utf-8", "replace").strip()
+        if delimiter not in header and re.search(r"[;,\t|]", header):
+            raise DataError(f"{file} has one column, '{header}': its columns must be separated by {mark}.")
+        source.seek(0)
+        return csv.read_csv(source, parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True))
 
 
 def _json_lines(file: Path, _: list[str] | None) -> pa.Table:
     from pyarrow import json as lines
 
-    return lines.read_json(file)
+    with _opened(file) as source:
+        return lines.read_json(source)
 
 
-_READERS = {".parquet": _parquet, ".arrow": _arrow, ".csv": _csv, ".tsv": _csv, ".jsonl": _json_lines}
-_READERS[".ndjson"] = _json_lines
+def _opened(file: Path) -> BinaryIO:
+    """The text of a table, unpacked where its name says that it is packed."""
+    return file.open("rb") if unpacked(file, TEXT) == file else io.BytesIO(contents(file))
+
+
+_READERS = {".parquet": _parquet} | dict.fromkeys((".arrow", ".feather"), _arrow)
+_READERS |= dict.fromkeys((".csv", ".tsv"), _csv) | dict.fromkeys((".jsonl", ".ndjson"), _json_lines)

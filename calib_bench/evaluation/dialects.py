@@ -6,14 +6,10 @@ there was a choice. Nothing read can run code.
 
 from __future__ import annotations
 
-import bz2
 import csv
-import gzip
 import io
 import json
-import lzma
 import re
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,13 +26,13 @@ from calib_bench.errors import counted
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.vocabulary import not_used
+from calib_bench.system.compression import contents, unpacked
 
 TEXT = {".csv": ",", ".tsv": "\t", ".txt": ","}
 """Text tables, and the delimiter that each is looked at for first."""
 JSON = (".jsonl", ".ndjson", ".json")
 ARROW = (".arrow", ".feather", ".ipc")
 TABLES = (*TEXT, *JSON, *ARROW, ".parquet")
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip")
 OTHERWISE = {".pq": ".parquet", ".parq": ".parquet", ".ftr": ".feather"}
 DELIMITERS = (",", "\t", ";", "|", " ")
 MARKS = (
@@ -56,8 +52,8 @@ THOUSANDS = r"^\s*[-+]?[1-9]\d{0,2}(,\d{3})+\s*$"
 
 def table_suffix(path: Path) -> str:
     """The suffix that says what a table is: `.csv` of `a.csv` and of `a.csv.gz`; that of the path for other files."""
-    inner, outer = Path(path.stem).suffix.lower(), path.suffix.lower()
-    return inner if outer in COMPRESSED and inner in (*TEXT, *JSON) else OTHERWISE.get(outer, outer)
+    suffix = unpacked(path, (*TEXT, *JSON)).suffix.lower()
+    return OTHERWISE.get(suffix, suffix)
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,7 @@ def arrow_parts(path: Path) -> Parts:
     if suffix in ARROW:
         table = _arrow(path)
     else:
-        data = _utf8(_contents(path), path)
+        data = _utf8(contents(path), path)
         table, notes = _json(data, path) if suffix in JSON else _text(data, TEXT[suffix], path)
     return Parts(table.schema, table.num_rows, table.to_batches(), tuple(notes))
 
@@ -102,35 +98,6 @@ def _parquet(path: Path) -> Parts:
     nested = any(pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType) for kind in file.schema_arrow.types)
     rows = file.metadata.num_rows
     return Parts(file.schema_arrow, rows, file.iter_batches(BATCH) if nested else file.read().to_batches())
-
-
-def _contents(path: Path) -> bytes:
-    """The bytes of a file, decompressed if they begin as compressed ones do, whatever the file is called."""
-    data = path.read_bytes()
-    if data.startswith(b"\x1f\x8b"):
-        return gzip.decompress(data)
-    if data.startswith(b"BZh"):
-        return bz2.decompress(data)
-    if data.startswith(b"\xfd7zXZ\x00"):
-        try:
-            return lzma.decompress(data)
-        except lzma.LZMAError as error:
-            raise OSError(str(error)) from None
-    if data.startswith(b"PK\x03\x04"):
-        return _member(path)
-    for magic, codec in ((b"\x28\xb5\x2f\xfd", "zstd"), (b"\x04\x22\x4d\x18", "lz4")):
-        if data.startswith(magic):
-            return bytes(pa.CompressedInputStream(pa.BufferReader(data), codec).read())
-    return data
-
-
-def _member(path: Path) -> bytes:
-    """The only file in a zip archive, besides those that a Mac adds."""
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if not name.startswith("__MACOSX/") and not name.endswith("/")]
-        if len(names) != 1:
-            raise Refusal.SEVERAL_MEMBERS.of(path, number=len(names), names=", ".join(names[:4]))
-        return archive.read(names[0])
 
 
 def _utf8(data: bytes, path: Path) -> bytes:

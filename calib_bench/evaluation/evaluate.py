@@ -83,7 +83,7 @@ def evaluate(
         results.add(method, scored, None if exact else _remark(calibrator))
         sliced.add(method, calibrator, folds, seed)
     if chosen and fits and len(results.rows) == 1:
-        raise UserError("; ".join(skipped) + ": no calibrator that was named is left")
+        raise UserError(": ".join(filter(None, ("; ".join(skipped), "no calibrator that was named is left"))))
     frames = results.frames()
     context = {"models": models, "nested": nested, "folds": folds, "exact": exact, "skipped": skipped}
     result = EvaluationResult(params=results.params, top=results.top)

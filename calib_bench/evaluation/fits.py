@@ -307,7 +307,8 @@ def without_labels(arrays: Mapping[str, Array], origin: str, kind: str | None, i
     with_labels = LazyArrays([*arrays, name], lambda one: labels if one == name else arrays[one])
     content = content_of(with_labels, origin, kind, name, is_table=is_table)
     checked = check(content.values, labels, content.kind, origin, trust=True)
-    return replace(checked, classes=content.classes or checked.classes, by_name=True)  # no label says which order
+    classes = content.classes or checked.classes
+    return replace(checked, classes=classes, by_name=True, ids=content.ids)  # no label says which order
 
 
 def save(fits: Mapping[str, Fitted], path: str | Path) -> None:

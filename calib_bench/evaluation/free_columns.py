@@ -102,6 +102,9 @@ def _holds_whole_numbers(values: Array) -> bool:
     return values.dtype.kind in "iu" and not set(np.unique(values)) <= {0, 1}
 
 
+TOO_MANY = "would be class {last}, the label of no row, as if one column too many were taken"
+
+
 def refuse_no_classes(short: Mapping[str, str], columns: Mapping[str, Array], origin: str, labels: Array) -> None:
     """Refuse columns of logits that are no class by their numbers.
 
@@ -121,8 +124,7 @@ def refuse_no_classes(short: Mapping[str, str], columns: Mapping[str, Array], or
     _refuse_other_range(short, columns, origin, words)
     present = words or {names[place] for place in _places(labels, len(names))}
     if present == set(names[:-1]) and not words and len(labels) >= LEAST_ROWS * len(names):
-        problem = f"would be class {len(names) - 1}, the label of no row, as if one column too many were taken"
-        raise Refusal.DOUBTFUL.of(origin, name=[*short][-1], problem=problem)
+        raise Refusal.DOUBTFUL.of(origin, name=[*short][-1], problem=TOO_MANY.format(last=len(names) - 1))
     if present and present <= set(names):
         _refuse_never_right(short, columns, origin, present)
 

@@ -288,7 +288,9 @@ def _offering(Z_NK: Tensor, y_N: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_folds(models: Sequence[Model], folds: int) -> None:
-    """Raises SettingsError where there are too few examples for so many folds, or fewer than two folds; 0 is none."""
+    """Raises SettingsError where there is a calibration set, or too few examples for so many folds; 0 is none."""
+    if folds and any(m.calibration is not None for m in models):
+        raise SettingsError("folds (--cross-fit) are for predictions without a calibration set: give one of the two")
     N = min(len(m.test.y_N) for m in models)
     if folds and not 2 <= folds <= N // 2:
         raise SettingsError(f"--cross-fit {folds} needs 2 to {N // 2} folds, for {N} examples")

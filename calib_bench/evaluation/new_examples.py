@@ -43,7 +43,7 @@ def read_new(path: Path, kind: str | None = None) -> tuple[Predictions, bool]:
     if is_archive:
         arrays = npz(path) if suffix == ".npz" else safetensors(path)
     else:
-        arrays, _ = read_table(path)
+        arrays = _without_empty_labels(read_table(path)[0])
     if _has_labels(arrays, str(path), kind):
         return read(str(path), kind=kind, trust=True)[0], True
     return replace(without_labels(arrays, str(path), kind, not is_archive), name=path.stem), False
@@ -51,9 +51,19 @@ def read_new(path: Path, kind: str | None = None) -> tuple[Predictions, bool]:
 
 def _has_labels(arrays: Mapping[str, Array], origin: str, kind: str | None) -> bool:
     """Whether arrays say what was right: labels, those of a split, or whether answers were right."""
-    usual = {letters(name) for name in LABELS}
-    is_labelled = bool(named_splits(arrays)) or any(letters(name) in usual for name in arrays)
+    is_labelled = bool(named_splits(arrays)) or any(map(_is_label, arrays))
     return is_labelled or (kind is None and confidence_of(arrays, origin) is not None)
+
+
+def _is_label(name: str) -> bool:
+    return letters(name) in {letters(usual) for usual in LABELS}
+
+
+def _without_empty_labels(columns: Mapping[str, Array]) -> dict[str, Array]:
+    empty = {
+        name for name, column in columns.items() if _is_label(name) and set(column.astype(str).flat) <= {"", "nan"}
+    }
+    return {name: column for name, column in columns.items() if name not in empty}
 
 
 def fit_named(word: str) -> tuple[Fitted, Trial | None]:

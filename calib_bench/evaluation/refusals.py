@@ -80,7 +80,6 @@ class Refusal(StrEnum):
     SAME_SEED = "it names trials of the same seed: give the seeds of one arm"
 
     # tables
-    SEVERAL_MEMBERS = "it holds {number} files, not one table ({names}): unpack it"
     ENCODING = "it begins as {encoding} text and is none: {error}; save it as UTF-8"
     HEADER_ENCODING = "its header is not UTF-8 text: save the file as UTF-8"
     FEATHER_1 = "it is a Feather file of version 1: write it again with a current pandas or pyarrow"

@@ -19,6 +19,9 @@ from calib_bench.report.tables import booktabs, escape_latex, pipe_table
 if TYPE_CHECKING:
     import pandas as pd
 
+LOPSIDED = 0.25
+"""Share of the half width by which a mean may lie off the middle of its interval and still be written with ±."""
+
 
 @dataclass(frozen=True)
 class PaperTable:
@@ -101,7 +104,8 @@ def paper_table(
         name: of the table's file, for the label.
         metrics: columns of numbers to show.
         digits: decimal places; None for two significant digits of each interval's half width.
-        interval: "yes" shows limits, "half" half of their width, "no" the mean alone.
+        interval: "yes" shows limits, "half" half of their width where the mean is about in their middle, "no" the mean
+            alone.
         bold, rules: see `PaperTable`.
         bold_note: what bold means, for the caption.
     """
@@ -157,8 +161,9 @@ def cell(value: object, estimate: Estimate | None, digits: int | None, interval:
     mean = fixed(estimate.mean, decimals) + star(estimate)
     if interval == "no":
         return mean
-    if interval == "half":
-        return f"{mean} ± {fixed((estimate.high - estimate.low) / 2, decimals)}"
+    half = (estimate.high - estimate.low) / 2
+    if interval == "half" and abs((estimate.high + estimate.low) / 2 - estimate.mean) <= LOPSIDED * half:
+        return f"{mean} ± {fixed(half, decimals)}"
     return f"{mean} [{fixed(estimate.low, decimals)}, {fixed(estimate.high, decimals)}]"
 
 

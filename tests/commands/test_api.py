@@ -237,3 +237,14 @@ def test_what_can_be_no_slices_is_refused(case: str) -> None:
     values, groups, message = BAD_GROUPS[case]
     with pytest.raises(DataError, match=message):
         calib_bench.evaluate(values, ANSWERS, groups=groups)
+
+
+def test_folds_are_whole_and_go_without_a_calibration_set() -> None:
+    z, y = np.random.default_rng(0).normal(size=(40, 2)), np.array([0, 1, 1, 0] * 10)
+    for words, message in (
+        ({"folds": 2, "calibration": (-z, y)}, "without a calibration set: give one of the two"),
+        ({"folds": 2.5}, "folds=2.5 is not a whole number"),
+        ({"folds": 2, "seed": "a"}, "seed='a' is not a whole number"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            calib_bench.evaluate(z, y, **words)  # type: ignore[arg-type]

@@ -51,6 +51,16 @@ def test_new_predictions_are_mapped_by_the_fits_of_an_evaluation(
     assert "300 rows by isotonic, fitted to 300 examples" in capsys.readouterr().out
 
 
+def test_ids_are_kept_and_an_empty_column_of_labels_is_none(folder: Path) -> None:
+    calib_bench.fit("temperature_scaling", Z[:300], Y[:300]).save("fit.safetensors")
+    columns = {f"logit_{k}": Z[:4, k] for k in range(3)}
+    pd.DataFrame({"id": list("abcd"), **columns, "label": ""}).to_csv("rows.csv", index=False)
+    for out in ("out.csv", "out.npz"):
+        assert main(["apply", "fit.safetensors", "test=rows.csv", f"out={out}"]) == 0
+    assert [*pd.read_csv("out.csv").columns[:2]] == ["id", "probability_0"]
+    assert np.load("out.npz")["ids"].tolist() == [*"abcd"]
+
+
 def test_several_models_have_fits_of_their_own(folder: Path) -> None:
     for seed in (0, 1):
         np.savez(f"seed{seed}_cal.npz", logits=(1 + seed) * Z[:300], labels=Y[:300])

@@ -370,3 +370,19 @@ def test_a_name_that_is_taken_is_refused(mine: Path, tmp_path: Path) -> None:
     study(other)
     with pytest.raises(SettingsError, match="the name 'ending' is taken by another of the studies"):
         registry.use_plugins([other])
+
+
+def test_settings_that_do_not_do_what_they_say_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = [
+        "momentum=0,0.5",
+        "optimizer=adam",
+        "lr=0.001",
+        "head_decay=2",
+        "extend=2",
+        "interventions=no",
+        "switch_at=0.3",
+    ]
+    assert main(["plan", "model=mlp_8", "beta=1", "seed=0", *keys, f"out={tmp_path}"]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    for words in ("momentum=0 is beta_1=0.9", "head_decay= has no", "extend= has no", "switch_at= has no"):
+        assert any(words in line for line in notes), words

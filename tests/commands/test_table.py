@@ -26,6 +26,7 @@ from calib_bench.inference import crossed_interval, holm
 from calib_bench.models.references import references
 from calib_bench.report import paper_table, tables
 from calib_bench.report.build import build
+from calib_bench.report.paper_table import cell
 from calib_bench.system import files
 
 WORDS = ("beta=0.1,1,10", "objective=cross_entropy,label_smoothing", "seed=0..2", "lr=0.03,0.1,0.3")
@@ -71,6 +72,11 @@ def test_rows_columns_and_digits_are_chosen(run: Path) -> None:
     back = pd.read_csv(io.StringIO(made.csv()), float_precision="round_trip")
     assert back["log_loss"].tolist() == frame["log_loss"].tolist()
     assert back["seeds"].tolist() == [3] * 4
+
+
+def test_lopsided_intervals_keep_their_limits() -> None:
+    for low, shown_as in ((0.2, "0.30 ± 0.10"), (0.29, "0.300 [0.290, 0.400]")):
+        assert cell(0.3, Estimate(0.3, low, 0.4), None, "half") == shown_as
 
 
 def test_bold_is_the_best_and_what_a_paired_test_does_not_put_below_it(run: Path) -> None:

@@ -115,6 +115,10 @@ def test_settings_without_effect_are_named() -> None:
         "ray_address=10.0.0.1:6379 has no effect with executor=local: it goes with executor=ray",
         "ray_gpus=0.5 has no effect with executor=local: it goes with executor=ray",
     ]
+    assert parse(["wandb_runs=all", "wandb=online"]).idle() == []
+    assert parse(["wandb_runs=all", "wandb=disabled"]).idle() == [
+        "wandb_runs=all has no effect with wandb=disabled: it goes with wandb=offline,online"
+    ]
 
 
 def test_nearest_names_close_choices_or_all() -> None:

@@ -118,9 +118,9 @@ def test_numbers_of_ones_own_tables_are_scaled_as_those_of_training(tmp_path: Pa
 
 SPOILED = {
     "a,c,label\n1,2,ant": "no column 'b'",
-    "a,b,label\n1,2,emu": "has a class 'emu' that the training split lacks, which has ant",
-    "a,b\n1,x": "a, b hold no numbers, as those of training do",
-    "a,b\n": "a, b hold no numbers",
+    "a,b,label\n1,2,emu": "new.csv has a class 'emu' that the training split lacks, which has ant",
+    "a,b\n1,x": "b holds no numbers, as in training",
+    "a,b\n": "new.csv: no rows to predict",
     "a,b\n1,2\n1,": "Row 1 of .* has no finite number in column 'b'",
 }
 
@@ -135,6 +135,21 @@ def test_other_tables_are_refused(tmp_path: Path, text: str) -> None:
     np.savez(tmp_path / "new.npz", inputs=np.array([[1, 2], [np.nan, 0]]))
     with pytest.raises(DataError, match="row 1 of inputs has a number that is not finite"):
         read_new(tmp_path / "new.npz", "test", splits, "folder", None)
+
+
+def test_empty_labels_are_none_and_arrays_must_be_numbers(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,label", *ROWS]))
+    splits = own_splits(tmp_path / "t.csv")
+    (tmp_path / "new.csv").write_text("a,b,label\n1,2,\n3,4,\n")
+    assert not read_new(tmp_path / "new.csv", "test", splits, "folder", None).labelled
+    cells = np.array([[1, 2], [3, 4]])
+    np.savez(tmp_path / "new.npz", inputs=cells.astype(">f8"))
+    new = read_new(tmp_path / "new.npz", "test", splits, "folder", None)
+    assert torch.equal(inputs(new.split), inputs(read_new(tmp_path / "new.csv", "test", splits, "folder", None).split))
+    for wrong, message in ((cells.astype(str), "are <U21"), (cells + 1j, "are complex128"), (cells[:0], "no rows")):
+        np.savez(tmp_path / "new.npz", inputs=wrong)
+        with pytest.raises(DataError, match=message):
+            read_new(tmp_path / "new.npz", "test", splits, "folder", None)
 
 
 def test_new_texts_and_images_are_read_like_ones_own(tmp_path: Path) -> None:

@@ -73,6 +73,11 @@ WRITERS: dict[str, Callable[[pd.DataFrame, Path], object]] = {
     "jsonl": lambda frame, file: frame.to_json(file, orient="records", lines=True),
     "parquet": lambda frame, file: frame.to_parquet(file),
     "arrow": lambda frame, file: frame.to_feather(file),
+    "feather": lambda frame, file: frame.to_feather(file),
+    "CSV.gz": lambda frame, file: frame.to_csv(file, index=False),
+    "csv.zip": lambda frame, file: frame.to_csv(file, index=False),
+    "tsv.xz": lambda frame, file: frame.to_csv(file, index=False, sep="\t"),
+    "jsonl.bz2": lambda frame, file: frame.to_json(file, orient="records", lines=True),
 }
 
 
@@ -95,7 +100,7 @@ def test_a_table_of_numbers_in_any_format_is_the_same_data(suffix: str, tmp_path
 
 def test_texts_with_a_test_split_of_their_own(tmp_path: Path) -> None:
     texts().to_json(tmp_path / "train.jsonl", orient="records", lines=True)
-    texts(TEST).to_json(tmp_path / "test.jsonl", orient="records", lines=True)
+    texts(TEST).to_json(tmp_path / "test.jsonl.gz", orient="records", lines=True)
     splits = load(tmp_path, input=("review",), label="mood", model="bag_8")
     assert sizes(splits) == [96, 12, 12, TEST]
     assert splits.class_names == ("1", "2", "3"), "whole numbers are names of classes too"
@@ -105,6 +110,25 @@ def test_texts_with_a_test_split_of_their_own(tmp_path: Path) -> None:
     other = load(tmp_path, input=("review",), label="mood", split=1, model="bag_8")
     assert other.digest == splits.digest
     assert other.preparation != splits.preparation
+
+
+def test_splits_without_labels_and_in_other_formats_are_left_out_with_a_note(tmp_path: Path) -> None:
+    numbers().to_csv(tmp_path / "train.csv", index=False)
+    numbers(TEST).assign(label="").to_csv(tmp_path / "test.csv", index=False)
+    (tmp_path / "dev.xlsx").write_text("")
+    splits = load(tmp_path)
+    assert len(splits.test) == 24
+    assert splits.notes["hidden"] == "split 'test' has no labels (all are -1 or empty), and is left out"
+    assert "not read: dev.xlsx" in splits.notes["unread"]
+
+
+def test_whole_floats_are_classes_and_names_alike_are_noted(tmp_path: Path) -> None:
+    numbers().assign(label=LABELS.astype(float)).to_csv(tmp_path / "t.csv", index=False)
+    splits = load(tmp_path / "t.csv")
+    assert splits.class_names == ("0", "1", "2")
+    assert "alike" not in splits.notes
+    numbers().replace("ant", " Bee").to_csv(tmp_path / "t.csv", index=False)
+    assert load(tmp_path / "t.csv").notes["alike"].endswith("classes of their own: ' Bee', 'bee'")
 
 
 def test_another_column_is_another_data_set(tmp_path: Path) -> None:

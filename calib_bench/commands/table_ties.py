@@ -70,9 +70,7 @@ class Ties:
         self.store, self.path = store, store.path / KEPT
         self.places = [(_key(row), str(row["method"])) for row in records]
         self.arms = arms_by_key(store, grid)
-        for key, _ in self.places:
-            if key not in self.arms:
-                raise UserError(f"no arm of the grid is {' '.join(str(value) for value in key if value is not None)}")
+        self._check_arms()
         self.measured: dict[tuple[Any, ...], dict[str, Scored]] = {}
         self.code = code_digest(tuple(plugins))
         self.metrics, self.p_values, self.refused = _kept(self.path, self.code)
@@ -83,6 +81,12 @@ class Ties:
         new = (key for (key, _), digest in zip(self.places, digests, strict=True) if digest not in self.metrics)
         self.begun = {key: self._begin(key) for key in dict.fromkeys(new)}
         self.rows = [self._row(i, digest) for i, digest in enumerate(digests)]
+
+    def _check_arms(self) -> None:
+        """Raises UserError where the table has an arm that is not the grid's."""
+        for key, _ in self.places:
+            if key not in self.arms:
+                raise UserError(f"no arm of the grid is {' '.join(str(value) for value in key if value is not None)}")
 
     def _digest(self, trial: Trial) -> list[Any]:
         """What a trial's predictions are known by."""

@@ -7,6 +7,7 @@ import io
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -168,10 +169,8 @@ def _unused(splits: Collection[str]) -> dict[str, str]:
 
 def _unread(root: Path) -> dict[str, str]:
     """A note on files beside the tables whose names say that they are splits, and which are no tables."""
-    others = [
-        file.relative_to(root) for file in _below(root, "*") if file.is_file() and suffix_of(file) not in SUFFIXES
-    ]
-    splits = [str(file) for file in others if any(belongs(file, name) for names in NAMES.values() for name in names)]
+    others = [Path(file.name) for file in _below(root, "*") if file.is_file() and suffix_of(file) not in SUFFIXES]
+    splits = [str(file) for file in others if any(belongs(file, name) for name in chain(*NAMES.values()))]
     return {"unread": f"not read: {listed(splits)}, as no name of a table ends so"} if splits else {}
 
 
@@ -179,11 +178,8 @@ def _alike(names: Sequence[str]) -> dict[str, str]:
     """A note on classes whose names differ in capitals or blanks alone."""
     plain = Counter(name.strip().casefold() for name in names)
     alike = [repr(name) for name in names if plain[name.strip().casefold()] > 1]
-    return (
-        {"alike": f"classes that differ in capitals or blanks alone are classes of their own: {listed(alike)}"}
-        if alike
-        else {}
-    )
+    text = f"classes that differ in capitals or blanks alone are classes of their own: {listed(alike)}"
+    return {"alike": text} if alike else {}
 
 
 def _of_tables(root: Path, source: str, tables: list[Path], request: Request) -> OwnData:

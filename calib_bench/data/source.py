@@ -189,6 +189,9 @@ def described(root: Path, origin: str) -> str:
     return f"{origin}/{root.relative_to(Path(os.environ[variable]).expanduser())}"
 
 
+GATED = " The data is gated: accept its licence at https://huggingface.co/datasets/{name}, then run `hf auth login`."
+
+
 def _fetch(request: Request, hub: Hub, variable: str | None) -> Path:
     """The Hub's files at the pinned revision, downloaded once into its own cache."""
     import huggingface_hub as hf
@@ -212,23 +215,19 @@ def _fetch(request: Request, hub: Hub, variable: str | None) -> Path:
 
         return Path(patiently(download, folder))
     except Exception as error:  # of the Hub, of its transport, of the disk: they have no common base
-        why = (
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}"
-        )
-        if cached:
-            why = f"no copy on this machine{', and it does not answer' if request.fetch else ''}"
+        silent = ", and it does not answer" if request.fetch else ""
+        why = f"no copy on this machine{silent}" if cached else _first_line(error)
         tried = f"$CALIB_BENCH_DATA/{request.task} ({'no such folder' if variable else 'not set'})"
-        gate = (
-            f" The data is gated: accept its licence at https://huggingface.co/datasets/{hub.name}, then log in with "
-            "`hf auth login`."
-            if hub.gated
-            else ""
-        )
         raise DataError(
             f"No data for task '{request.task}'. Tried: data=PATH (not given); {tried}; the Hub's {hub.name} at "
-            f"{hub.revision[:12]} ({why}).{gate} "
+            f"{hub.revision[:12]} ({why}).{GATED.format(name=hub.name) if hub.gated else ''} "
             "Name a folder with data=PATH, or connect to the Hub."
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or ["no reason given"]
+    return f"{type(error).__name__}: {lines[0]}"
 
 
 def newest_commit(name: str) -> str:

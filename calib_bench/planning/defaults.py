@@ -47,11 +47,7 @@ def resolve(typed: UserSettings) -> Settings:
     if typed.shift and not study.measures_shift:
         raise SettingsError(f"study={typed.study} measures no shifted data: leave shift= out, or take study=separation")
     typed = typed.model_copy(update={**_study_defaults(typed, study, task), "options": check_options(typed)})
-    typed_models = typed.model or task.models[:1]
-    chosen = tuple(dict.fromkeys(models.canonical(model) for model in typed_models))
-    typed = typed.model_copy(update=_own_weights(typed.weights, chosen))
-    for model in chosen:
-        _check_model(model, task, typed.pretrained and not typed.weights)
+    typed, chosen = _with_models(typed, task)
     seeds, tune_seeds = _seeds(typed, task)
     complete = {
         "model": chosen,
@@ -132,6 +128,15 @@ def _check_model(model: str, task: Task, published: bool) -> None:
         raise SettingsError(
             f"there are no pretrained weights for {model}: give model=timm/NAME, model=hf/NAME, or weights=FILE"
         )
+
+
+def _with_models(typed: UserSettings, task: Task) -> tuple[UserSettings, tuple[str, ...]]:
+    """The settings with what their weights say, and the models: those that were typed, or the task's first."""
+    chosen = tuple(dict.fromkeys(models.canonical(model) for model in typed.model or task.models[:1]))
+    typed = typed.model_copy(update=_own_weights(typed.weights, chosen))
+    for model in chosen:
+        _check_model(model, task, typed.pretrained and not typed.weights)
+    return typed, chosen
 
 
 def _own_weights(file: Path | None, chosen: Sequence[str]) -> dict[str, Any]:

@@ -63,11 +63,7 @@ def write(store: Store, grid: Grid, analysis: Analysis) -> None:
         if _table(store, name, digests[name]) is None:
             files.write_bytes(folder / "tables" / f"{name}.csv", table)
     for name in FRAMES:
-        frame: pd.DataFrame | None = getattr(analysis.result, name)
-        if frame is not None and len(frame):
-            files.write_bytes(folder / f"{name}.csv", _bytes(frame))
-        else:
-            (folder / f"{name}.csv").unlink(missing_ok=True)
+        _write_frame(folder / f"{name}.csv", getattr(analysis.result, name))
     content = {
         "state": state(store),
         "digests": digests,
@@ -76,6 +72,13 @@ def write(store: Store, grid: Grid, analysis: Analysis) -> None:
         "selected": [trial.key for arm in _arms(store, grid, analysis) for trial in arm.trials.values()],
     }
     files.write_json(folder / "analysis.json", files.seal(content))
+
+
+def _write_frame(path: Path, frame: pd.DataFrame | None) -> None:
+    if frame is not None and len(frame):
+        files.write_bytes(path, _bytes(frame))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def read(store: Store) -> HandedOver | None:

@@ -110,22 +110,24 @@ def _read_family(study: Reader, arms: list[Arm], variant: str | None) -> None:
     for arm in [*references[:1], *(arm for _, arm in others)]:
         study.begin(arm)
     if not references:
-        by_beta = _read_arms(study, others, None, None)
-        study.by_warmup.add(study.grid, by_beta)
-        study.curves += _curves(study, grid_arms, variant, by_beta)
+        _note_family(study, grid_arms, variant, _read_arms(study, others, None, None))
         return
     reference_name = each.named(references[0], variant)
     reference = study.measure(references[0])
     base = _read(study, reference_name, reference, reference)
     by_beta = _read_arms(study, others, reference, base)
     light = reference.light()
-    with_reference = {**by_beta, light.arm.trial.beta: light}
-    study.by_warmup.add(study.grid, with_reference)
-    study.curves += _curves(study, grid_arms, variant, with_reference)
+    _note_family(study, grid_arms, variant, {**by_beta, light.arm.trial.beta: light})
     for beta in sorted({part.beta for part in parts}):
         kinds = {part.kind: arm for part, arm in zip(parts, part_arms, strict=True) if part.beta == beta}
         _intervene(study, variant, beta, by_beta[beta], kinds, light)
     _control(study, grid_arms, reference_name, light, by_beta)
+
+
+def _note_family(study: Reader, grid_arms: list[Arm], variant: str | None, by_beta: Mapping[float, Measures]) -> None:
+    """What is shown of all betas together: their training curves, and what warm-up changes."""
+    study.by_warmup.add(study.grid, by_beta)
+    study.curves += _curves(study, grid_arms, variant, by_beta)
 
 
 def _read_arms(

@@ -69,8 +69,13 @@ def _row(
     row |= {"tuning": together((arm.arm, other.arm))} | contrast(arm, other, nested) | two_kinds(arm, other)
     if beta == reference or reference not in without or reference not in warmed:
         return row
-    cells = [without[reference], other, warmed[reference], arm]
-    seeds = [seed for seed in arm.seeds if all(seed in cell.seeds for cell in cells)]
+    return row | _interactions([without[reference], other, warmed[reference], arm], nested)
+
+
+def _interactions(cells: list[Measures], nested: bool) -> Row:
+    """By how much beta's effects change, on the seeds that all four cells have; nothing without any."""
+    row: Row = {}
+    seeds = [seed for seed in cells[-1].seeds if all(seed in cell.seeds for cell in cells)]
     for metric, column in CHANGED.items() if seeds else ():
         by_effect = effects(cells, seeds, metric, nested)
         ends = ("", "_low", "_high", "_p")

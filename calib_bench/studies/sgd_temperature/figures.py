@@ -177,12 +177,7 @@ def adam(analysis: Analysis) -> Figure:
         return empty_figure(NO_ADAM)
     figure, axes = _panels(len(families), 3.4)
     for one, axis in zip(families, axes, strict=False):
-        colors = shades(r.arm.temperature for r in one.part(ADAM))
-        for rate, color in colors.items():
-            _adam_rate(axis, [r for r in _settled(one.part(ADAM)) if r.arm.temperature == rate], color)
-        axis.set(xscale="log", yscale="log", xlabel="batch size B", ylabel="excess loss (nats)")
-        axis.set_title(_title(one), loc="left")
-        _plain(axis)
+        colors = _adam_panel(axis, one)
     keys = [(f"Adam, rate {rate:.3g} at the first B", {"color": color}) for rate, color in colors.items()]
     keys += [(f"{rule} in B", look | {"color": "0.3"}) for rule, look in RULES.items()]
     figure_legend(figure, keys)
@@ -194,6 +189,17 @@ RULES: dict[str, dict[str, Any]] = {
     "square root": {"linestyle": "-", "marker": "o"},
 }
 """How the rate of Adam follows the batch size, and the look of its line."""
+
+
+def _adam_panel(axis: Axes, one: FamilyResult) -> dict[float, Any]:
+    """A family's curves; returns the shades of the rates."""
+    colors = shades(r.arm.temperature for r in one.part(ADAM))
+    for rate, color in colors.items():
+        _adam_rate(axis, [r for r in _settled(one.part(ADAM)) if r.arm.temperature == rate], color)
+    axis.set(xscale="log", yscale="log", xlabel="batch size B", ylabel="excess loss (nats)")
+    axis.set_title(_title(one), loc="left")
+    _plain(axis)
+    return colors
 
 
 def _adam_rate(axis: Axes, readings: list[Reading], color: Any) -> None:

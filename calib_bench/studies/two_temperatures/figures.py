@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,9 +69,7 @@ def collapse(analysis: Analysis) -> Figure:
     colors = shades(cell.beta for cells in families for cell in cells)
     for cells, lines in zip(families, axes.reshape(len(families), 2, -1), strict=True):
         for line, (temperature, label) in zip(lines, TEMPERATURES.items(), strict=True):
-            for axis, (metric, _) in zip(line, PANELS, strict=True):
-                _over_temperature(axis, cells, temperature, metric, colors)
-                axis.set_xlabel(label)
+            _panels(line, cells, temperature, label, colors)
         for axis, (_, title) in zip(lines[0], PANELS, strict=True):
             axis.set_title(title, loc="left")
         for axis in lines[0][1:3]:
@@ -79,6 +77,13 @@ def collapse(analysis: Analysis) -> Figure:
         lines[0][0].set_ylabel(_title(cells))
     figure_legend(figure, [(f"beta={beta:.3g}", {"color": shade, "marker": "."}) for beta, shade in colors.items()])
     return figure
+
+
+def _panels(line: Sequence[Axes], cells: list[Cell], temperature: str, label: str, colors: Mapping[float, Any]) -> None:
+    """The measures of `PANELS` over one temperature, whose name is the label."""
+    for axis, (metric, _) in zip(line, PANELS, strict=True):
+        _over_temperature(axis, cells, temperature, metric, colors)
+        axis.set_xlabel(label)
 
 
 def _over_temperature(

@@ -18,7 +18,7 @@ from calib_bench.data.naming import listed, matched, natural
 from calib_bench.data.raw_split import IMAGE_SUFFIXES, Part, beside, encoded, folder_part
 from calib_bench.data.source import Raw, belongs, described, digest_of, find, newest_commit
 from calib_bench.data.table_files import SUFFIXES
-from calib_bench.errors import DataError, nearest
+from calib_bench.errors import DataError, counted, nearest
 from calib_bench.system.files import near
 
 NAMES = {
@@ -234,7 +234,7 @@ def _own(
     _check_classes(train, source)
     sizes = _sizes(parts, source)
     mode, large, images = _images_of(train) if kind == "image" else ("RGB", False, "")
-    what = {"image": images, "tokens": "texts", "vector": f"numbers in {len(columns)} columns"}[kind]
+    what = {"image": images, "tokens": "texts", "vector": f"numbers in {counted(len(columns), 'column')}"}[kind]
     where = f"({listed(columns)}), labels in column {label}" if columns else "in class folders"
     drawn = f"test is split '{parts[1].name}'" if len(parts) > 1 else "test is drawn from the same rows"
     about = f"{source}: {what} {where}; {len(names)} classes ({listed(names)}); {drawn}"

@@ -137,6 +137,7 @@ def test_another_column_is_another_data_set(tmp_path: Path) -> None:
     assert (both.spec.shape, one.spec.shape) == ((2,), (1,))
     assert both.digest != one.digest
     assert "numbers in 2 columns (a, b), labels in column label; 3 classes (ant, bee, cat)" in both.source
+    assert "numbers in 1 column (a), labels" in one.source
 
 
 def pictures(folder: Path, count: int, side: Callable[[int], int], mode: str = "RGB") -> None:

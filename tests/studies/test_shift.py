@@ -21,7 +21,7 @@ from calib_bench.core.study import Analysis
 from calib_bench.core.trial import Trial
 from calib_bench.inference import crossed_interval
 from calib_bench.store.store import Store
-from calib_bench.studies.separation import shift
+from calib_bench.studies.separation import shift, shift_page
 from calib_bench.studies.separation.study import STUDY
 from calib_bench.system.random import stream
 
@@ -279,6 +279,13 @@ def test_where_rates_are_tuned_nothing_is_established(run: Run, tmp_path: Path) 
     fixed = run[2].tables["shift"].note
     assert "log loss after the clean temperature: established at beta=" in fixed.lower()
     assert "At severity 5 (mean of 2 corruptions) beta=1 has accuracy" in fixed
+
+
+def test_a_legend_names_the_betas_that_are_drawn(run: Run) -> None:
+    for draw, betas in ((shift_page.levels, ["0.1", "1", "10"]), (shift_page.change, ["0.1", "10"])):
+        figure = draw(run[2])
+        assert figure is not None
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"beta = {beta}" for beta in betas]
 
 
 def test_names_of_splits_say_their_set_corruption_and_severity() -> None:

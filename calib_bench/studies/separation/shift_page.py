@@ -216,7 +216,8 @@ def _over_severity(analysis: Analysis, panels: tuple[tuple[str, str], ...]) -> F
             _panel(axis, rows, column, "beta", colors)
             axis.set_ylabel(label)
         line[0].set_title(f"{name}, {drawn}", loc="left")
-    figure_legend(figure, [(f"beta = {beta:.3g}", {"color": color}) for beta, color in colors.items()])
+    shown = set(frame.loc[frame[panels[0][0]].notna(), "beta"])  # the reference has no change
+    figure_legend(figure, [(f"beta = {beta:.3g}", {"color": colors[beta]}) for beta in colors if beta in shown])
     return figure
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from calib_bench.core.baseline import Calibrator
-    from calib_bench.core.settings import Grid, Settings
+    from calib_bench.core.settings import Grid, Settings, UserSettings
     from calib_bench.core.study import Analysis, Study
     from calib_bench.core.trial import Trial
     from calib_bench.store.store import Store
@@ -239,9 +239,17 @@ def _metadata(store: Store, study: Study, settings: Settings, analysis: Analysis
         "study": settings.study,
         "question": study.question,
         "summary": list(analysis.summary or analysis.verdict[:1]),
-        "settings": settings.model_dump(mode="json", exclude=set(PLACES)),
+        "settings": shareable(settings),
         "training": provenance.training(store, planning.read(settings, study, store)),
     }
+
+
+def shareable(settings: UserSettings) -> dict[str, Any]:
+    """Settings without the places of one machine; of folders with shifted data their names."""
+    from calib_bench.core.corruption import source_name
+
+    shift = [source_name(source) for source in settings.shift]
+    return settings.model_dump(mode="json", exclude=set(PLACES)) | {"shift": shift}
 
 
 def _check(grid: Grid) -> str:

@@ -13,8 +13,9 @@ import synthetic
 from safetensors.torch import load
 
 from calib_bench import cli
-from calib_bench.commands.publish import BEGIN, END, _small_csv, gallery, publish, refuse_other
+from calib_bench.commands.publish import BEGIN, END, _small_csv, gallery, publish, refuse_other, shareable
 from calib_bench.commands.report import rebuild
+from calib_bench.core.settings import UserSettings
 from calib_bench.errors import UserError
 from calib_bench.store.store import Store
 
@@ -67,6 +68,13 @@ def test_a_study_is_published_again_and_again(run: Path, tmp_path: Path, capsys:
     for key, temperature in temperatures.items():
         assert float(kappa[key, "temperature_scaling"]) == pytest.approx(temperature)
     shown_as_a_check_of_the_path(to)
+
+
+def test_published_settings_say_no_places() -> None:
+    typed = UserSettings(data=Path("/home/me/data"), shift=("/home/me/CIFAR-10-C", "noise"))
+    shared = shareable(typed)
+    assert shared["shift"] == ["CIFAR-10-C", "noise"]
+    assert "/home/me" not in json.dumps(shared)
 
 
 def test_numbers_of_a_published_table_keep_ten_digits(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from calib_bench.data.source import WHOLE, Raw, check_labels, open_source
 from calib_bench.data.stream import StreamSplit, preprocess_for
 from calib_bench.data.tensors import DeviceCache, Normalize, tensor_splits
 from calib_bench.data.text import (
+    UNKNOWN,
     OwnTokenizer,
     TextSource,
     TextSplit,
@@ -139,6 +140,8 @@ def _texts(request: Request, raw: Raw, sizes: SplitSizes, vocabulary: int, lengt
     if theirs:  # how texts are prepared for a model is noted, and recorded with each trial
         raw.notes["preprocess"] = f"tokenizer of {request.model}, {theirs.digest[:12]}, at most {theirs.length} tokens"
         raw.notes.update(_cut(str(request.model), theirs.length, splits, made))
+    else:
+        raw.notes.update(_wordless(splits, tokenizers.Tokenizer.from_str(tokenizer).encode(UNKNOWN).ids[0]))
     learned = tokenizers.Tokenizer.from_str(tokenizer).get_vocab_size()
     prepared = (vocabulary, length, tokenizers.__version__, "only tags are mark-up")
     return _from_raw(request, raw, splits, InputSpec("tokens", vocabulary=learned), prepared)
@@ -179,6 +182,16 @@ def _cut(model: str, length: int, splits: Mapping[str, TextSplit], made: Mapping
     return {
         "cut": f"{cut:,} of {count:,} texts are longer than the {length} tokens that {model} reads, and cut off there"
     }
+
+
+def _wordless(splits: Mapping[str, TextSplit], unknown: int) -> dict[str, str]:
+    """A note on the texts that are one unknown token, as those without any are; empty where there are none."""
+    wordless = 0
+    for split in splits.values():
+        first_N = split.tokens.on(torch.device("cpu"))[split.offsets[split.rows]]
+        wordless += int(((split.lengths == 1) & (first_N == unknown)).sum())
+    count = sum(len(split) for split in splits.values())
+    return {"wordless": f"{wordless:,} of {count:,} texts hold no known word"} if wordless else {}
 
 
 def streams(request: Request, source: Hub, sizes: SplitSizes, *, classes: int) -> Splits:

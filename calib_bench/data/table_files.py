@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import re
@@ -126,7 +127,10 @@ def _csv(file: Path, _: list[str] | None) -> pa.Table:
 
     delimiter, mark = ("\t", "tabs") if suffix_of(file) == ".tsv" else (",", "commas")
     with _opened(file) as source:
-        header = source.readline().decode("utf-8", "replace").strip()
+        first = source.readline()
+        if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise DataError(f"{file} is text in UTF-16: save it as UTF-8.")
+        header = first.decode("utf-8", "replace").strip()
         if delimiter not in header and re.search(r"[;,\t|]", header):
             raise DataError(f"{file} has one column, '{header}': its columns must be separated by {mark}.")
         source.seek(0)

@@ -131,6 +131,14 @@ def test_whole_floats_are_classes_and_names_alike_are_noted(tmp_path: Path) -> N
     assert load(tmp_path / "t.csv").notes["alike"].endswith("classes of their own: ' Bee', 'bee'")
 
 
+def test_texts_without_a_word_are_noted(tmp_path: Path) -> None:
+    frame = texts()
+    frame.loc[[3, 5], "review"] = ("", " ")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    notes = load(tmp_path / "t.csv", input=("review",), label="mood", model="bag_8").notes
+    assert notes["wordless"] == "2 of 120 texts hold no known word"
+
+
 def test_another_column_is_another_data_set(tmp_path: Path) -> None:
     numbers().assign(ID=range(N)).to_csv(tmp_path / "t.csv")  # with row numbers and ids, which are no input
     both, one = load(tmp_path / "t.csv"), load(tmp_path / "t.csv", input=("a",))
@@ -246,6 +254,9 @@ def test_csv_of_another_dialect_is_refused_with_the_reason(tmp_path: Path) -> No
         load(file)
     numbers().replace("ant", "Käfer").to_csv(file, index=False, encoding="latin-1")
     with pytest.raises(DataError, match="not UTF-8"):
+        load(file)
+    numbers().to_csv(file, index=False, encoding="utf-16")
+    with pytest.raises(DataError, match="is text in UTF-16: save it as UTF-8"):
         load(file)
     spoiled("label", 5, "").to_csv(file, index=False)
     with pytest.raises(DataError, match=r"Row 5 of .* has no label"):

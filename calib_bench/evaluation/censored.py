@@ -104,6 +104,26 @@ def _structural(where: Array) -> bool:
     return rest.shape[1] > 1 and bool((rest[:, 1:] >= rest[:, :-1]).all()) and bool((~where).sum(1).min() > 1)
 
 
+CLIPPED, OFTENER, AT_LEAST = 0.01, 10, 20
+"""Share of the numbers that are the least one, how much oftener than those next to it, and how many, if it is a cut."""
+CUT_OFF = "{share:.0%} of the probabilities are {least:.2g}, the least, as if cut off there: what was below is lost"
+
+
+def clip_note(p: Array) -> tuple[str, ...]:
+    """A note on probabilities, [N, K] or [N], that seem to be cut off from below; empty where they do not.
+
+    Rows may have been normalized after the cut, which then differs by K times itself. A tree's numbers are few, all of
+    them frequent; those on a grid are rounded.
+    """
+    least, row = float(p.min()), p[0].size
+    alike = 1 + row * least + 1e-6
+    number, with_next = int((p <= least * alike).sum()), int((p <= least * alike**2).sum())
+    is_cut = least > 0 and number >= max(AT_LEAST, CLIPPED * p.size, OFTENER * (with_next - number))
+    if not is_cut or resolution(p).form == "grid":
+        return ()
+    return (CUT_OFF.format(share=number / p.size, least=least),)
+
+
 def joint_zeros(one: Zeros | None, other: Zeros | None) -> Zeros | None:
     """The zeros of two files of one model: what one of them keeps, the other does; None where all are structural."""
     parts = [zeros for zeros in (one, other) if zeros is not None]

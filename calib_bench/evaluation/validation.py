@@ -11,7 +11,7 @@ from torch import Tensor
 
 from calib_bench.core.trial import Trial
 from calib_bench.evaluation import Array, confidence
-from calib_bench.evaluation.censored import Zeros, zeros_of
+from calib_bench.evaluation.censored import Zeros, clip_note, zeros_of
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.resolution import narrowest, resolution, slack
 from calib_bench.metrics import masks
@@ -119,6 +119,7 @@ def check(
     if not exact and kind != "scores":
         zeros = zeros_of(Z_NK, y, Z if kind == "probabilities" else None)
         all_notes += [zeros.words] if zeros else []
+        all_notes += clip_note(Z) if kind == "probabilities" else ()
     return Predictions(
         torch.from_numpy(Z_NK), torch.from_numpy(y), kind, exact, name, {}, tuple(all_notes), zeros=zeros
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from calib_bench import api, registry
 from calib_bench.baselines.temperature_scaling import fit_temperature
 from calib_bench.errors import DataError
-from calib_bench.evaluation.censored import filled
+from calib_bench.evaluation.censored import clip_note, filled
 from calib_bench.evaluation.compare import compare
 from calib_bench.evaluation.models import at_one_resolution, calibrator_input, pair_up
 from calib_bench.evaluation.resolution import resolution
@@ -102,6 +102,20 @@ def test_the_note_counts_zeros_and_those_of_labels() -> None:
         f"{int((p == 0).sum()):,} probabilities are zero, {at_labels:,} of them the label's, whose raw log loss is "
         f"infinite; the file's numbers are multiples of 0.0001"
     )
+
+
+def test_probabilities_that_are_cut_off_are_noted() -> None:
+    p, y = net()
+    cut = np.clip(p, 1e-4, 1)
+    for kept in (cut / cut.sum(1, keepdims=True), np.clip(p[:, 0], 1e-4, 1 - 1e-4)):
+        (note,) = clip_note(kept)
+        assert note.endswith(
+            "% of the probabilities are 0.0001, the least, as if cut off there: what was below is lost"
+        )
+    assert check(cut / cut.sum(1, keepdims=True), y, "probabilities", "x").notes == clip_note(cut)
+    tree = np.repeat([[0.1, 0.9], [0.3, 0.7], [0.8, 0.2]], 50, 0)
+    for whole in (p, p.astype("f4"), p.astype("f2"), p.round(4), p.round(2).clip(0.01), tree, votes(20)[0]):
+        assert clip_note(whole) == ()
 
 
 def test_raw_scores_are_those_of_the_file() -> None:

@@ -36,7 +36,7 @@ LIMITS = {
     "highest complexity": 14,
     "lines of a function, mean in tenths": 93,
     "lines that write sentences": 423,
-    "lines of package, tasks, baselines": 60746,
+    "lines of package, tasks, baselines": 60747,
 }
 
 

@@ -35,7 +35,7 @@ from calib_bench.data.text import TextSplit
 from calib_bench.errors import DataError
 
 LABELS, NAMES = "labels.npy", "classes.txt"
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10: tuple[str, ...] = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """The classes of arrays without names, in the order of their labels."""
 END = 1 << 16
 """Bytes at either end of a file of images that its digest reads."""
@@ -203,10 +203,11 @@ class Reader:
                 f"{path} holds {labels_N.dtype} of shape {labels_N.shape}, and labels are whole numbers [N]."
             )
         names_file = path.with_name(NAMES)
-        names = tuple(names_file.read_text().split("\n")) if names_file.is_file() else CIFAR10
-        names = tuple(name for name in names if name)
+        names, origin = CIFAR10, f"{path}, whose labels count CIFAR-10's classes without {NAMES} beside it,"
+        if names_file.is_file():
+            names, origin = tuple(filter(None, names_file.read_text().split("\n"))), str(path)
         check_labels(str(path), labels_N, len(names))
-        return matched(np.array(labels_N, dtype=np.int64), names, self.splits.class_names, str(path))
+        return matched(np.array(labels_N, dtype=np.int64), names, self.splits.class_names, origin)
 
     def labels_of(self, part: Part) -> np.ndarray:
         """Labels int64 [N] of a part as the task counts its classes, by the names that the part has for them.

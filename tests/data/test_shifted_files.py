@@ -152,6 +152,11 @@ def test_class_folders_of_small_images_are_decoded(tmp_path: Path) -> None:
     torch.testing.assert_close(inputs(split), (expected - 0.5) / 0.2)
 
 
+def test_labels_without_names_say_how_to_name_them(cifar10_c: Path) -> None:
+    with pytest.raises(DataError, match=r"without classes.txt beside it, has a class 'airplane'"):
+        read(cifar10_c, task(tuple(f"kind {k}" for k in range(10))))
+
+
 def test_numbers_are_scaled_as_the_columns_of_ones_own_data(tmp_path: Path) -> None:
     x_ND = np.random.default_rng(0).normal(3, 2, (10, 4))
     np.save(tmp_path / "labels.npy", np.arange(10) % 2)

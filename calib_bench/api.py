@@ -144,6 +144,7 @@ def evaluate(
     seed: int = 0,
     bins: int = 15,
     groups: Any = None,
+    trust_kind: bool = False,
 ) -> Evaluation:
     """Every metric with its interval, raw and after every calibrator, like `python -m calib_bench evaluate`.
 
@@ -161,6 +162,7 @@ def evaluate(
         bins: of calibration errors by binning.
         groups: the slice of each test example, [N], or one array a seed; or the name of a column of the data frame:
             everything is measured by slice too, in the tables "slices", "slice_metrics" and "slice_differences".
+        trust_kind: believe `kind` even where logits look like probabilities.
 
     Returns:
         One row a method; `frame.attrs` has "verdict" and "warnings", sentences, and `frame.tables` every table of the
@@ -182,10 +184,10 @@ def evaluate(
         if not isinstance(number, Integral):
             raise SettingsError(f"{name}={number!r} is not a whole number")
     names = tuple(calibrators.split(",")) if isinstance(calibrators, str) else calibrators
-    tests = predictions(values, labels, kind, "test", groups)
+    tests = predictions(values, labels, kind, "test", groups, trust_kind)
     fits: list[Predictions] = []
     if calibration is not None:
-        fits = predictions(*held_out(calibration, values, labels), kind, "calibration")
+        fits = predictions(*held_out(calibration, values, labels), kind, "calibration", trust=trust_kind)
     chosen, column = names is not None, "" if groups is None else _column_name(groups)
     analysis = judge(pair_up(tests, fits), registry.calibrators(names), folds, seed, chosen, bins, column)
     frame = Evaluation(analysis.tables["metrics"].frame)
@@ -199,7 +201,9 @@ def _column_name(groups: Any) -> str:
     return groups if isinstance(groups, str) else str(getattr(groups, "name", "") or "group")
 
 
-def fit(method: str, logits: Any, labels: Any = None, beta: float = 1.0, kind: str | None = None) -> Fitted:
+def fit(
+    method: str, logits: Any, labels: Any = None, beta: float = 1.0, kind: str | None = None, trust_kind: bool = False
+) -> Fitted:
     """Fit a calibrator on a calibration set, to use it elsewhere.
 
     Args:
@@ -208,6 +212,7 @@ def fit(method: str, logits: Any, labels: Any = None, beta: float = 1.0, kind: s
         labels: [N] int; or None or a column's name where a data frame holds them.
         beta: inverse temperature of the model: its own prediction is softmax(beta * logits).
         kind: "logits", "probabilities", "log_probabilities" or "scores"; logits where no column's name says otherwise.
+        trust_kind: believe `kind` even where logits look like probabilities.
 
     Returns:
         What has `predict_proba`, `log_proba`, `params`, `save` and `to_module`.
@@ -219,7 +224,7 @@ def fit(method: str, logits: Any, labels: Any = None, beta: float = 1.0, kind: s
     """
     from calib_bench.evaluation.fits import fit as fit_calibrator
 
-    return fit_calibrator(method, logits, labels, beta, kind)
+    return fit_calibrator(method, logits, labels, beta, kind, trust_kind)
 
 
 def load(path: str | Path, name: str | None = None) -> Fitted:

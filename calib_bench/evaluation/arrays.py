@@ -18,7 +18,9 @@ from calib_bench.evaluation.validation import Predictions, check
 from calib_bench.evaluation.vocabulary import listed
 
 
-def predictions(values: Any, labels: Any, kind: str | None, role: str, groups: Any = None) -> list[Predictions]:
+def predictions(
+    values: Any, labels: Any, kind: str | None, role: str, groups: Any = None, trust: bool = False
+) -> list[Predictions]:
     """Checked predictions of one model or several, with the names of their classes where they have any.
 
     Args:
@@ -28,6 +30,7 @@ def predictions(values: Any, labels: Any, kind: str | None, role: str, groups: A
         kind: one of KINDS; logits if neither this nor a column's name says so.
         role: "test" or "calibration", for names and messages.
         groups: the slice of each row, [N], or one array a model; or the name of a column of `values`.
+        trust: believe `kind` even where logits look like probabilities.
 
     Raises:
         DataError: these cannot be such predictions, or names and positions contradict each other.
@@ -36,7 +39,7 @@ def predictions(values: Any, labels: Any, kind: str | None, role: str, groups: A
     models = _models(local(values), local(labels), role)
     for (name, model_values, model_labels), slices in zip(models, _slices(local(groups), models, role), strict=True):
         held = table(model_values, model_labels, kind, name, slices)
-        one = check(held.values, held.labels, kind or held.kind, name, notes=held.notes)
+        one = check(held.values, held.labels, kind or held.kind, name, trust=trust, notes=held.notes)
         checked.append(replace(one, classes=held.classes, by_name=held.by_name, groups=held.groups))
     return checked
 

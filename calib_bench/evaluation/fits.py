@@ -204,9 +204,11 @@ class CalibratedModule(nn.Module):
             raise
 
 
-def fit(method: str, values: Any, labels: Any = None, beta: float = 1.0, kind: str | None = None) -> Fitted:
+def fit(
+    method: str, values: Any, labels: Any = None, beta: float = 1.0, kind: str | None = None, trust_kind: bool = False
+) -> Fitted:
     """Fit a calibrator to predictions in memory, see `calib_bench.fit`."""
-    sets = predictions(values, labels, check_kind(kind), "calibration")
+    sets = predictions(values, labels, check_kind(kind), "calibration", trust=trust_kind)
     if len(sets) != 1:
         raise DataError(f"fit takes the predictions of one model, and these are of {len(sets)}")
     return fit_to(method, sets[0], beta)

@@ -188,6 +188,18 @@ def _shared_rows(model: Model, calibration: Predictions, digits: int | None) -> 
     return shared, sum(count for count in times.values() if count > 1) / len(test_glances)
 
 
+def repeated_rows(predictions: Predictions) -> int:
+    """How many rows are like another one in every logit and the label, if more than a few.
+
+    Only of logits of three classes or more: coarse numbers, and probabilities of 1, are alike by chance.
+    """
+    N, K = predictions.Z_NK.shape
+    if not predictions.exact or K == 2:
+        return 0
+    _, share = _shared_rows(Model(predictions), predictions, None)
+    return round(share * N) if share > RARE else 0
+
+
 DIGITS = (4, 2)
 MOST_OF_TWO = 10_000
 """Rows of two classes, one number each, of which so few digits can tell one from another."""

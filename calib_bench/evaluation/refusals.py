@@ -235,7 +235,8 @@ class Refusal(StrEnum):
     )
     LOOKS_LIKE_PROBABILITIES = (
         "what is declared as {kind} looks like probabilities: every number is within [0, 1]{sums}. If they are "
-        "probabilities, say --kind probabilities; if they truly are {kind}, say --kind {kind} --trust-kind"
+        "probabilities, say --kind probabilities; if they truly are {kind}, say --kind {kind} --trust-kind "
+        "(in Python: trust_kind=True)"
     )
     TWO_COLUMNS = "log probabilities need a column for each of the 2 classes, not one"
     ABOVE_ONE = "row {row} is a probability above 1: {value:g}"

@@ -23,6 +23,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 WORTH = 0.7
 """Estimated seconds of work left that are worth starting processes for: each takes some tenths of one to start."""
+COLD = 10
+"""Times as much work is worth it where the server that they are forked from does not run yet, and must first import."""
 WAITING = 2
 """Jobs queued per worker."""
 AHEAD = 8
@@ -189,7 +191,8 @@ class _Pool:
 
     def _judge(self, seconds: float, count: int) -> None:
         """Start workers if jobs that take `seconds` each leave enough work."""
-        if self.executor is None and seconds * sum(len(jobs.left) for jobs in self.open) > WORTH:
+        worth = WORTH if fork_server.runs() else COLD * WORTH
+        if self.executor is None and seconds * sum(len(jobs.left) for jobs in self.open) > worth:
             self.workers, words = count - 1, (dict(os.environ), self.execution)
             self.executor = ProcessPoolExecutor(self.workers, fork_server.context(), initializer=_start, initargs=words)
             with fork_server.apart_from_main():

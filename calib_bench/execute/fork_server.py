@@ -34,6 +34,7 @@ PRELOADED = (
 """What the server imports, by name: these modules stand above this one."""
 SIGNALS = (*shutdown.SIGNALS, *shutdown.WARNINGS)
 _main_lock = threading.Lock()
+_started = threading.Event()
 
 
 def start() -> bool:
@@ -46,11 +47,17 @@ def start() -> bool:
     try:
         with apart_from_main():
             forkserver.ensure_running()
+        _started.set()
     except OSError:  # no memory, or a temporary folder whose name is too long for a socket
         return False
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return True
+
+
+def runs() -> bool:
+    """Whether this process has started the server."""
+    return _started.is_set()
 
 
 def context() -> ForkServerContext | SpawnContext:

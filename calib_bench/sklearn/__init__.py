@@ -86,7 +86,8 @@ class PostHocCalibrator(ClassifierMixin, BaseEstimator):
             raise CalibrationError(f"y has the label {strange.pop()!r}, which is no class of the estimator")
         values, kind = self._predictions(scores)
         try:
-            self.fit_ = fits.fit(self.method, values, np.searchsorted(self.classes_, y), self.beta, kind)
+            labels, is_known = np.searchsorted(self.classes_, y), self.estimator is not None
+            self.fit_ = fits.fit(self.method, values, labels, self.beta, kind, trust_kind=is_known)
         except UserError as error:
             raise CalibrationError(str(error)) from error
         return self

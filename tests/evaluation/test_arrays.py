@@ -189,6 +189,23 @@ def test_models_are_paired_by_name() -> None:
     assert apart["log_loss"][0] == pytest.approx(np.mean(halves), rel=1e-9)
 
 
+def test_logits_that_look_like_probabilities_are_believed_where_that_is_said() -> None:
+    p = np.random.default_rng(0).dirichlet(np.ones(3), len(Y))
+    how: dict[str, Any] = {"kind": "logits", "calibrators": "temperature_scaling"}
+    with pytest.raises(DataError, match="trust_kind=True"):
+        calib_bench.evaluate(p[:30], Y[:30], (p[30:], Y[30:]), **how)
+    trusted = calib_bench.evaluate(p[:30], Y[:30], (p[30:], Y[30:]), trust_kind=True, **how)
+    other = calib_bench.evaluate(p[:30] - 1, Y[:30], (p[30:] - 1, Y[30:]), **how)
+    assert trusted["log_loss"].tolist() == pytest.approx(other["log_loss"].tolist())
+    with pytest.raises(DataError, match="trust_kind=True"):
+        calib_bench.fit("temperature_scaling", p, Y)
+    fits = [
+        calib_bench.fit("temperature_scaling", p, Y, trust_kind=True),
+        calib_bench.fit("temperature_scaling", p - 1, Y),
+    ]
+    assert float(fits[0].params["temperature"]) == pytest.approx(float(fits[1].params["temperature"]))
+
+
 def test_one_calibrator_may_be_named_alone() -> None:
     frame = calib_bench.evaluate(Z, Y, folds=2, calibrators="temperature_scaling")
     assert list(frame["method"]) == ["raw", "temperature_scaling"]

@@ -27,7 +27,7 @@ from calib_bench.errors import DataError, UserError
 from calib_bench.evaluation.compare import compare
 from calib_bench.evaluation.evaluate import evaluate
 from calib_bench.evaluation.findings import doubts_of
-from calib_bench.evaluation.models import Model, calibrated, pair_up, shared_rows
+from calib_bench.evaluation.models import Model, calibrated, pair_up, repeated_rows, shared_rows
 from calib_bench.evaluation.predictions import Predictions, check, read
 from calib_bench.inference import DECISIONS, crossed_interval
 from calib_bench.planning.defaults import resolve
@@ -572,6 +572,19 @@ def test_calibration_rows_in_the_test_set_are_counted(rows: slice | np.ndarray) 
     assert any(f"{len(y[rows])} of the {len(y[rows])} calibration rows of cal" in text for text in warnings)
     other_labels = pair_up([check(Z, y, "logits", "test")], [check(Z[:300], (y[:300] + 1) % 4, "logits", "cal")])[0]
     assert shared_rows(other_labels) == 0
+
+
+def test_test_rows_that_may_be_copies_are_counted() -> None:
+    rng = np.random.default_rng(0)
+    Z, y = rng.normal(size=(400, 4)), np.arange(400) % 4
+    some, few = np.r_[0:400, 0:40, 0:20], np.r_[0:400, 0:2]
+    warnings = evaluate(pair_up([check(Z[some], y[some], "logits", "t")], []), {}).warnings
+    assert any("100 of the 460 test rows of t are like another one" in text for text in warnings)
+    assert repeated_rows(check(Z[few], y[few], "logits", "t")) == 0
+    other_labels = np.r_[y, (y[:40] + 1) % 4]
+    assert repeated_rows(check(Z[np.r_[0:400, 0:40]], other_labels, "logits", "t")) == 0
+    certain = np.eye(4)[y]
+    assert repeated_rows(check(certain, y, "probabilities", "t")) == 0
 
 
 @pytest.mark.parametrize("written", ["float32", "float16", "6 digits", "probabilities"])

@@ -57,6 +57,16 @@ def test_a_fitted_classifier_keeps_its_fit_and_gains_calibration(bayes: Gaussian
     assert (model.predict(X[TEST]) == bayes.predict(X[TEST])).all()
 
 
+def test_margins_between_0_and_1_are_margins() -> None:
+    rows = Y < 2
+    margins = LinearSVC(random_state=0).fit(X[rows], Y[rows])
+    scale = np.abs(margins.decision_function(X[rows])).max() * 2
+    margins.coef_, margins.intercept_ = margins.coef_ / scale, margins.intercept_ / scale + 0.5
+    assert 0 <= margins.decision_function(X[rows]).min() < margins.decision_function(X[rows]).max() <= 1
+    model = PostHocCalibrator("platt_scaling", estimator=FrozenEstimator(margins)).fit(X[rows], Y[rows])
+    assert log_loss(Y[rows], model.predict_proba(X[rows])) < 0.1
+
+
 def test_zeros_of_a_forest_are_small_probabilities() -> None:
     forest = RandomForestClassifier(20, random_state=0).fit(X[FIT], Y[FIT])
     assert np.isinf(forest.predict_log_proba(X[TEST])[np.arange(597), Y[TEST]]).any()

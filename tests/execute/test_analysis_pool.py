@@ -50,6 +50,18 @@ def test_few_items_stay_here(monkeypatch):
         assert not analysis_pool.up()
 
 
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_server_that_must_first_import_is_started_for_much_more_work_alone(monkeypatch, warm):
+    started = []
+    monkeypatch.setattr(analysis_pool, "WORTH", 0.4)  # of 0.95 seconds that are left after the first job
+    monkeypatch.setattr(analysis_pool.fork_server, "runs", lambda: warm)
+    monkeypatch.setattr(analysis_pool.fork_server, "context", lambda: started.append(1) or multiprocessing)
+    monkeypatch.setattr(analysis_pool, "ProcessPoolExecutor", lambda *words, **more: futures.ThreadPoolExecutor(1))
+    with analysis_pool.workers(parse(["workers=2"])):
+        list(analysis_pool.each(_square, range(20)))
+    assert len(started) == warm
+
+
 @pytest.mark.slow
 def test_many_are_shared_in_order(monkeypatch):
     monkeypatch.setattr(analysis_pool, "WORTH", 0.0)

@@ -98,11 +98,12 @@ class Fitted:
 
     def log_proba(self, values: Any) -> Any:
         """Logarithm of `predict_proba`."""
+        values = local(values)
         if hasattr(values, "columns"):
             columns = {str(name): values[name].to_numpy() for name in values.columns}
             new = without_labels(columns, "predictions", self.kind, is_table=True)
         else:
-            new = unlabelled(array(local(values), "predictions"), self.kind, "predictions")
+            new = unlabelled(array(values, "predictions"), self.kind, "predictions")
         logp_NK = self.log_proba_of(new)
         return logp_NK.to(values.device) if isinstance(values, Tensor) else logp_NK.numpy()
 

@@ -35,12 +35,34 @@ from calib_bench.evaluation.vocabulary import SUM_TO_ONE, kind_of, not_used, say
 
 # numbers
 
+ANSWER = {"label", "score"}
+"""What classification pipelines say of a class."""
+
 
 def local(values: Any) -> Any:
-    """Tables and series of other libraries (Arrow, Polars) as those of pandas; an iterator as a list; others as is."""
-    if isinstance(values, Iterator):
-        return list(values)
+    """Tables and series of other libraries (Arrow, Polars), and lists of rows by name, as those of pandas.
+
+    An iterator becomes a list; what else there is stays as it is.
+    """
+    values = list(values) if isinstance(values, Iterator) else values
+    if isinstance(values, list | tuple) and len(values) and all(rows := [_row(one) for one in values]):
+        return pd.DataFrame(rows)
     return values.to_pandas() if hasattr(values, "to_pandas") else values
+
+
+def _row(values: Any) -> Mapping[str, Any]:
+    """A row by name: a mapping, or what a pipeline gives of all classes, [{"label": "a", "score": 1}, ...]; else none.
+
+    Raises:
+        DataError: it is the most probable class alone.
+    """
+    if isinstance(values, Mapping):
+        if set(values) == ANSWER:
+            raise Refusal.TOP_ALONE.of("the predictions")
+        return values
+    if isinstance(values, list) and values and isinstance(values[0], Mapping) and set(values[0]) == ANSWER:
+        return {one["label"]: one["score"] for one in values}
+    return {}
 
 
 def array(values: Any, name: str) -> Array:

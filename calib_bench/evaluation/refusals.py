@@ -193,6 +193,9 @@ class Refusal(StrEnum):
 
     # in memory
     NO_ARRAY = "None is given where an array is expected"
+    TOP_ALONE = (
+        "label and score are of each row's most probable class alone: ask for all classes, pipeline(texts, top_k=None)"
+    )
     META = "a tensor on the meta device holds no numbers: compute it on another"
     NOT_AN_ARRAY = "{type} cannot be read as an array of numbers: {error}"
     OBJECTS = "some entries are missing, or of different kinds: expected numbers only"

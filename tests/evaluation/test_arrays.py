@@ -58,6 +58,12 @@ SAME: dict[str, tuple[Any, Any]] = {
     "arrow": (pa.table({str(k): Z[:, k] for k in range(K)}), pa.array(Y)),
     "matched rows": (pd.DataFrame(Z, index=TEXT_INDEX), pd.Series(Y, index=TEXT_INDEX).iloc[MIXED]),
     "names": (pd.DataFrame(Z, columns=NAMES), WORDS),
+    "rows by name": ([dict(zip(NAMES, row, strict=True)) for row in Z], WORDS),
+    "rows that hold all": ([{"logits": row, "label": y} for row, y in zip(Z, Y, strict=True)], None),
+    "answers of a pipeline": (
+        [[{"label": NAMES[k], "score": row[k]} for k in np.argsort(-row)] for row in Z],
+        WORDS,
+    ),
     "names in another order": (pd.DataFrame(Z, columns=NAMES)[["frog", "cat", "dog"]], pd.Series(WORDS)),
     "names and categories": (pd.DataFrame(Z, columns=NAMES), pd.Series(WORDS).astype("category")),
     "names and numbers": (pd.DataFrame(Z, columns=NAMES), Y),
@@ -204,6 +210,11 @@ def test_logits_that_look_like_probabilities_are_believed_where_that_is_said() -
         calib_bench.fit("temperature_scaling", p - 1, Y),
     ]
     assert float(fits[0].params["temperature"]) == pytest.approx(float(fits[1].params["temperature"]))
+
+
+def test_the_answer_of_the_most_probable_class_alone_is_refused() -> None:
+    with pytest.raises(DataError, match="top_k=None"):
+        calib_bench.evaluate([{"label": name, "score": 0.9} for name in WORDS], WORDS, kind="probabilities")
 
 
 def test_one_calibrator_may_be_named_alone() -> None:

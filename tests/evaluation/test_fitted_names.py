@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import calib_bench
@@ -60,6 +61,9 @@ def test_a_data_frame_is_matched_too_and_other_classes_are_refused(folder: Path,
     expected = fit.predict_proba(frame.to_numpy())
     np.testing.assert_allclose(fit.predict_proba(frame[list(reversed(frame.columns))]), expected, rtol=1e-12)
     np.testing.assert_allclose(fit.predict_proba(frame.rename(columns=lambda name: name[-1])), expected, rtol=1e-12)
+    turned = frame[list(reversed(frame.columns))]
+    for same in (turned.to_dict("records"), pa.Table.from_pandas(turned)):
+        np.testing.assert_allclose(fit.predict_proba(same), expected, rtol=1e-12)
     with pytest.raises(DataError, match="'d'"):
         fit.predict_proba(frame.rename(columns={"logit_d": "logit_e"}))
 

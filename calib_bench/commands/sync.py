@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from calib_bench import registry
 from calib_bench.commands.command import PLUGINS, RUN, Command, setting
 from calib_bench.commands.stored_run import open_run
-from calib_bench.errors import ResourceError, counted
+from calib_bench.errors import ResourceError, SettingsError, counted
 
 if TYPE_CHECKING:
     from calib_bench.core.settings import Settings
@@ -24,7 +24,10 @@ def _call(arguments: Namespace) -> int:
     Raises:
         StoreError: the folder is no run folder, or not whole.
         ResourceError: there is no key, or the server could not be reached.
+        SettingsError: wandb=disabled, which logs nothing.
     """
+    if arguments.wandb == "disabled":
+        raise SettingsError("wandb=disabled logs nothing: give wandb=online, the default, or wandb=offline")
     store, settings = open_run(arguments.run, arguments.plugins)
     typed = {key: value for key in CHANGED if (value := getattr(arguments, key)) is not None}
     update = {"wandb": "online", "plugins": arguments.plugins} | typed
@@ -38,7 +41,7 @@ Replays a run folder into Weights & Biases, online unless told otherwise, as oft
 stays as it is. Options that are not given are as in the run.""",
     (
         RUN,
-        setting("wandb", "online (the default), offline or disabled"),
+        setting("wandb", "online (the default) or offline"),
         setting("wandb_runs", "what is a run of its own: arms, selected or all"),
         setting("wandb_wait", "timeout of the server, in seconds"),
         PLUGINS,

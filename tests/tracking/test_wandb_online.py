@@ -119,6 +119,8 @@ def test_sync_without_a_server_says_so(
     assert error.startswith("error: there is no API key for Weights & Biases: give one with `wandb login`")
     assert "0 runs logged; the same command logs the others. wandb=offline" in error
     assert len(read(store.path)) == folders
+    assert main(["sync", str(store.path), "wandb=disabled"]) == 2
+    assert "logs nothing" in capsys.readouterr().err
     assert main(["sync", str(store.path), "beta=1"]) == 2
     assert "sync has no option 'beta'" in capsys.readouterr().err
     assert main(["sync"]) == 2

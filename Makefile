@@ -11,8 +11,9 @@ MAKEFLAGS += --no-print-directory
 export NO_MKDOCS_2_WARNING := 1
 
 # make test: three at a time, on two cores too: many tests wait for servers and for processes of their own.
-# make numeric: the numeric tests on torch's plain and AVX2 kernels; make test runs them on this processor's own. What holds on
-# one processor alone is not well posed. What is marked plain stays out: no kernel of torch reaches it.
+# make numeric: the numeric tests on torch's plain and AVX2 kernels; make test runs them on this processor's own, which are
+# left out here. What holds on one processor alone is not well posed. What is marked plain stays out: no kernel of torch
+# reaches it.
 # make check: style, types, the layers of the house (no module imports from above, no circles) and its figures.
 # make docs: the documentation as a site in build/site; strict, so that a broken link is an error. A part of make check.
 # make soak: the tests that take minutes: many drivers, many kills.
@@ -22,6 +23,7 @@ NUMERIC := $(addprefix tests/,$(addsuffix .py,baselines/test_contract baselines/
 	dynamics/test_tangent_kernel analysis/test_measure metrics/test_scores metrics/test_defects \
 	metrics/test_masks baselines/test_objectives analysis/test_best_beta models/test_pair baselines/test_temperature \
 	analysis/test_beta_rate_plane dynamics/test_stationary evaluation/test_censored))
+OWN_KERNELS := env -u ATEN_CPU_CAPABILITY $(BIN)/python -c "import torch; print(torch.backends.cpu.get_cpu_capability().lower())"
 
 run: $(VENV)/.run
 	$(BIN)/python -m calib_bench run $(ARGS)
@@ -35,7 +37,8 @@ fast: $(VENV)/.test
 numeric: numeric-default numeric-avx2
 
 numeric-%: $(VENV)/.test
-	ATEN_CPU_CAPABILITY=$* $(BIN)/python -m pytest -m "not soak and not plain" $(NUMERIC) $(ARGS)
+	@if [ "$$($(OWN_KERNELS))" = $* ]; then echo "numeric-$*: this processor's own kernels, on which make test runs"; else \
+	ATEN_CPU_CAPABILITY=$* $(BIN)/python -m pytest -m "not soak and not plain" $(NUMERIC) $(ARGS); fi
 
 soak: $(VENV)/.test
 	$(BIN)/python -m pytest -m soak $(ARGS)

@@ -113,8 +113,9 @@ def read_class_columns(columns: Mapping[str, Array], origin: str, kind: str | No
     if classes is not None and not by_name:
         refuse_no_first(classes, origin)
     notes = [note for block in blocks.values() for note in block.notes]
-    notes += not_used(roles.unused(columns))
-    return NamedArrays(arrays, notes, classes, by_name, _row_ids(columns, texts))
+    ids = _row_ids(columns, texts)
+    notes += not_used(roles.unused(columns), ids)
+    return NamedArrays(arrays, notes, classes, by_name, ids)
 
 
 def _row_ids(columns: Mapping[str, Array], texts: Collection[str]) -> dict[str, Array]:

@@ -167,7 +167,7 @@ def _of_classes(
     name = _prediction(kinds, named.arrays, origin, kind)
     kind_by_name = kinds.pop(name)
     content_kind = kind or kind_by_name or "logits"
-    remarks = [*notes, *label_notes, *named.notes, *not_used([*kinds])]
+    remarks = [*notes, *label_notes, *named.notes, *not_used([*kinds], named.ids)]
     if kind is not None and kind_by_name not in (None, kind):
         remarks.append(f"{name!r} taken as {kind}, as --kind says")
     values = _numbers(named.arrays[name], name, content_kind, origin)

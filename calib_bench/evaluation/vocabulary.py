@@ -6,7 +6,7 @@ Names alone decide, never what the numbers look like.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 KINDS: dict[str, tuple[str, ...]] = {
     "logits": ("logits", "logit"),
@@ -77,9 +77,11 @@ def listed(names: Iterable[object]) -> str:
     return ", ".join(map(str, names))
 
 
-def not_used(names: Sequence[str]) -> list[str]:
-    """A note that these columns or arrays were not used; none where there are none."""
-    return [f"not used: {listed(names)}"] if names else []
+def not_used(names: Iterable[str], ids: Collection[str] = ()) -> list[str]:
+    """Notes that columns or arrays were not used, and of those that name the rows that they do; none without any."""
+    others, of_rows = [name for name in names if name not in ids], [name for name in names if name in ids]
+    notes = {"not used": others, "taken for names of the rows": of_rows}
+    return [f"{note}: {listed(named)}" for note, named in notes.items() if named]
 
 
 def names_rows(name: str) -> bool:

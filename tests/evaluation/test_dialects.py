@@ -125,7 +125,7 @@ def test_texts_with_line_breaks_and_delimiters_in_quotes_are_no_rows(tmp_path: P
         FRAME.assign(text=words).to_csv(tmp_path / name, index=False, sep=sep)
         (found,) = read(str(tmp_path / name))
         assert found.Z_NK.tolist() == Z.tolist()
-        assert "not used: text" in found.notes
+        assert "taken for names of the rows: text" in found.notes
         assert not any("decimal" in note for note in found.notes)
 
 
@@ -302,7 +302,8 @@ def test_what_is_not_used_is_not_read(tmp_path: Path) -> None:
         np.savez(tmp_path / "p.npz", logits=Z, labels=Y, **aside)
         (found,) = read(str(tmp_path / "p.npz"))
         assert found.Z_NK.tolist() == Z.tolist()
-        assert found.notes == (f"not used: {next(iter(aside))}",)
+        name, is_id = next(iter(aside)), "paths" in found.ids
+        assert found.notes == (f"taken for names of the rows: {name}" if is_id else f"not used: {name}",)
     for held, named in (
         ({"logits": Z.astype(object), "labels": Y}, "logits"),
         ({"logits": Z, "labels": paths}, "labels"),

@@ -198,8 +198,6 @@ def _fetch(request: Request, hub: Hub, variable: str | None) -> Path:
     from huggingface_hub import constants
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # one paragraph at the end, not one a retry
-    patterns = [pattern for split in hub.rows for pattern in (f"{split}-*.parquet", f"*/{split}-*.parquet")]
-    patterns = patterns or [f"*{suffix}" for suffix in (*SUFFIXES, *(of + by for of in TEXT for by in COMPRESSED))]
     cached = not (request.fetch and _answers(hub))
     try:
         folder = Path(constants.HF_HUB_CACHE) / f"datasets--{hub.name.replace('/', '--')}"
@@ -209,7 +207,7 @@ def _fetch(request: Request, hub: Hub, variable: str | None) -> Path:
                 hub.name,
                 repo_type="dataset",
                 revision=hub.revision,
-                allow_patterns=patterns,
+                allow_patterns=_patterns(hub),
                 local_files_only=cached,
             )
 
@@ -217,12 +215,22 @@ def _fetch(request: Request, hub: Hub, variable: str | None) -> Path:
     except Exception as error:  # of the Hub, of its transport, of the disk: they have no common base
         silent = ", and it does not answer" if request.fetch else ""
         why = f"no copy on this machine{silent}" if cached else _first_line(error)
-        tried = f"$CALIB_BENCH_DATA/{request.task} ({'no such folder' if variable else 'not set'})"
-        raise DataError(
-            f"No data for task '{request.task}'. Tried: data=PATH (not given); {tried}; the Hub's {hub.name} at "
-            f"{hub.revision[:12]} ({why}).{GATED.format(name=hub.name) if hub.gated else ''} "
-            "Name a folder with data=PATH, or connect to the Hub."
-        ) from error
+        raise _nowhere(request, hub, variable, why) from error
+
+
+def _patterns(hub: Hub) -> list[str]:
+    """The files that are wanted: those of the splits, or, where these have no names, every table."""
+    patterns = [pattern for split in hub.rows for pattern in (f"{split}-*.parquet", f"*/{split}-*.parquet")]
+    return patterns or [f"*{suffix}" for suffix in (*SUFFIXES, *(of + by for of in TEXT for by in COMPRESSED))]
+
+
+def _nowhere(request: Request, hub: Hub, variable: str | None, why: str) -> DataError:
+    tried = f"$CALIB_BENCH_DATA/{request.task} ({'no such folder' if variable else 'not set'})"
+    return DataError(
+        f"No data for task '{request.task}'. Tried: data=PATH (not given); {tried}; the Hub's {hub.name} at "
+        f"{hub.revision[:12]} ({why}).{GATED.format(name=hub.name) if hub.gated else ''} "
+        "Name a folder with data=PATH, or connect to the Hub."
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -25,7 +25,7 @@ from pyarrow import parquet
 from calib_bench.errors import counted
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.refusals import Refusal
-from calib_bench.evaluation.vocabulary import not_used
+from calib_bench.evaluation.vocabulary import ANSWER, kind_of, not_used
 from calib_bench.system.compression import contents, unpacked
 
 TEXT = {".csv": ",", ".tsv": "\t", ".txt": ","}
@@ -89,7 +89,41 @@ def arrow_parts(path: Path) -> Parts:
     else:
         data = _utf8(contents(path), path)
         table, notes = _json(data, path) if suffix in JSON else _text(data, TEXT[suffix], path)
+    table = _flat(table)
     return Parts(table.schema, table.num_rows, table.to_batches(), tuple(notes))
+
+
+def _flat(table: Any) -> Any:
+    """The table with a column for every key of its columns of objects."""
+    named = [part for pair in zip(table.column_names, table.columns, strict=True) for part in _by_key(*pair)]
+    return pa.Table.from_arrays([column for _, column in named], [name for name, _ in named])
+
+
+def _by_key(name: str, column: Any) -> list[tuple[str, Any]]:
+    """A column by its name; one of objects that hold numbers as a column a key.
+
+    It is `probabilities.cat`, or `cat` where the column's name says no kind of prediction.
+    What a pipeline gives of all classes, a list of {"label": "cat", "score": 0.9} a row, counts as an object.
+    """
+    if _is_of_answers(column.type):
+        column = pa.array([{one["label"]: one["score"] for one in row or ()} for row in column.to_pylist()])
+    if not _is_of_numbers(column.type):
+        return [(name, column)]
+    start = f"{name}." if kind_of(name) else ""
+    return [(f"{start}{field.name}", pc.struct_field(column, i)) for i, field in enumerate(column.type)]
+
+
+def _is_of_numbers(kind: Any) -> bool:
+    return pa.types.is_struct(kind) and all(map(_is_number, (field.type for field in kind)))
+
+
+def _is_number(kind: Any) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _is_of_answers(kind: Any) -> bool:
+    is_of_objects = pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)
+    return is_of_objects and {field.name for field in kind.value_type} == ANSWER
 
 
 def _parquet(path: Path) -> Parts:
@@ -97,6 +131,9 @@ def _parquet(path: Path) -> Parts:
     file = parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
     nested = any(pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType) for kind in file.schema_arrow.types)
     rows = file.metadata.num_rows
+    if any(_is_of_numbers(kind) or _is_of_answers(kind) for kind in file.schema_arrow.types):
+        table = _flat(file.read())
+        return Parts(table.schema, rows, table.to_batches())
     return Parts(file.schema_arrow, rows, file.iter_batches(BATCH) if nested else file.read().to_batches())
 
 
@@ -147,10 +184,15 @@ def _columns(content: Any, path: Path) -> tuple[Any, list[str]]:
         columns = _columns_of_rows(content)
     if not columns:
         raise Refusal.NO_JSON_COLUMNS.of(path)
+    _refuse_lengths(columns, path)
+    return pa.table(columns), not_used([name for name in keys if name not in (*columns, *SPLIT)])
+
+
+def _refuse_lengths(columns: Mapping[str, list[Any]], path: Path) -> None:
+    """Raises DataError where columns differ in length."""
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise Refusal.LENGTHS.of(path, lengths=", ".join(f"{name}: {n}" for name, n in lengths.items()))
-    return pa.table(columns), not_used([name for name in keys if name not in (*columns, *SPLIT)])
 
 
 SPLIT = ("columns", "index", "data")

@@ -31,12 +31,9 @@ from calib_bench.evaluation.labels import outcome_of, positions, refuse_no_first
 from calib_bench.evaluation.refusals import Refusal, refuse_repeated
 from calib_bench.evaluation.slices import slices_of
 from calib_bench.evaluation.text_tables import LONGEST
-from calib_bench.evaluation.vocabulary import SUM_TO_ONE, kind_of, not_used, says_something_else
+from calib_bench.evaluation.vocabulary import ANSWER, SUM_TO_ONE, kind_of, not_used, says_something_else
 
 # numbers
-
-ANSWER = {"label", "score"}
-"""What classification pipelines say of a class."""
 
 
 def local(values: Any) -> Any:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 
+ANSWER = {"label", "score"}
+"""What classification pipelines say of a class."""
 KINDS: dict[str, tuple[str, ...]] = {
     "logits": ("logits", "logit"),
     "probabilities": ("probabilities", "probability", "probs", "prob", "probas", "proba", "predict_proba", "y_prob"),
@@ -80,7 +82,7 @@ def listed(names: Iterable[object]) -> str:
 def not_used(names: Iterable[str], ids: Collection[str] = ()) -> list[str]:
     """Notes that columns or arrays were not used, and of those that name the rows that they do; none without any."""
     others, of_rows = [name for name in names if name not in ids], [name for name in names if name in ids]
-    notes = {"not used": others, "taken for names of the rows": of_rows}
+    notes = {"not used": others, "names of rows": of_rows}
     return [f"{note}: {listed(named)}" for note, named in notes.items() if named]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,10 +148,15 @@ def selected(study: Study, settings: Settings, store: Store) -> list[Trial]:
     roles = planning.read(settings, study, store)
     if all(len(space["lr"]) == 1 for space in settings.spaces.values()):
         return [trial for trial in roles if store.has(trial)]
-    failed = store.failures.now()
-    open_models = {trial.model for trial in roles if trial.key not in failed and not store.has(trial)}
+    still_trained = _models_in_training(roles, store)
     reported = [trial for trial, role in roles.items() if role in ("chosen", "intervention")]
-    return [trial for trial in reported if trial.model not in open_models and store.has(trial)]
+    return [trial for trial in reported if trial.model not in still_trained and store.has(trial)]
+
+
+def _models_in_training(trials: Iterable[Trial], store: Store) -> set[str]:
+    """Models of which something is left to train."""
+    failed = store.failures.now()
+    return {trial.model for trial in trials if trial.key not in failed and not store.has(trial)}
 
 
 def flat(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

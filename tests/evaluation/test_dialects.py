@@ -21,6 +21,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
+from pyarrow.feather import write_feather
 from safetensors.torch import save_file
 
 from calib_bench.cli import main
@@ -103,6 +104,31 @@ def test_a_dialect_changes_no_number(name: str, content: bytes, note: str, tmp_p
     assert note in (found.notes or ("",))
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "parquet", "feather"])
+@pytest.mark.parametrize("form", ["object", "unnamed object", "pipeline"])
+def test_rows_may_hold_objects_of_classes(form: str, suffix: str, tmp_path: Path) -> None:
+    classes = list("abc")
+    objects = [dict(zip(classes, row, strict=True)) for row in Z.tolist()]
+    answers = [[{"label": c, "score": row[c]} for c in sorted(row, key=row.__getitem__)] for row in objects]
+    name = "logits" if form == "object" else "prediction"
+    held = answers if form == "pipeline" else objects
+    more = {"meta": {"split": "t"}} if form == "object" else {"id": "a"}
+    rows = [{name: one, "label": classes[y], **more} for one, y in zip(held, Y.tolist(), strict=True)]
+    path = tmp_path / f"p.{suffix}"
+    if suffix == "jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    elif suffix == "json":
+        path.write_text(json.dumps(rows))
+    else:
+        write = parquet.write_table if suffix == "parquet" else write_feather
+        write(pa.Table.from_pylist(rows), path)
+    (found,) = read(str(path), kind="logits")
+    order = [(found.classes or ()).index(c) for c in classes]
+    assert found.Z_NK[:, order].tolist() == Z.tolist()
+    assert [(found.classes or ())[y] for y in found.y_N] == [classes[y] for y in Y]
+    assert any("meta" in note or "id" in note for note in found.notes)
+
+
 def test_a_row_may_begin_with_a_hash(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("id,logit_0,logit_1,label\n#1,1,2,0\n#2,3,4,1\n# end\n")
     (found,) = read(str(tmp_path / "p.csv"))
@@ -125,7 +151,7 @@ def test_texts_with_line_breaks_and_delimiters_in_quotes_are_no_rows(tmp_path: P
         FRAME.assign(text=words).to_csv(tmp_path / name, index=False, sep=sep)
         (found,) = read(str(tmp_path / name))
         assert found.Z_NK.tolist() == Z.tolist()
-        assert "taken for names of the rows: text" in found.notes
+        assert "names of rows: text" in found.notes
         assert not any("decimal" in note for note in found.notes)
 
 
@@ -303,7 +329,7 @@ def test_what_is_not_used_is_not_read(tmp_path: Path) -> None:
         (found,) = read(str(tmp_path / "p.npz"))
         assert found.Z_NK.tolist() == Z.tolist()
         name, is_id = next(iter(aside)), "paths" in found.ids
-        assert found.notes == (f"taken for names of the rows: {name}" if is_id else f"not used: {name}",)
+        assert found.notes == (f"names of rows: {name}" if is_id else f"not used: {name}",)
     for held, named in (
         ({"logits": Z.astype(object), "labels": Y}, "logits"),
         ({"logits": Z, "labels": paths}, "labels"),

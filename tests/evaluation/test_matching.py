@@ -147,7 +147,7 @@ def test_columns_that_are_no_class_are_left_aside(extra: str, tmp_path: Path) ->
     for names, kind in (([f"prob_{c}" for c in CLASSES], None), (CLASSES, "probabilities")):
         (predictions,) = read(table(tmp_path, "p", columns(names, P), words(CLASSES), **{extra: numbers}), kind=kind)
         assert predictions.Z_NK.shape[1] == K
-        assert any(note.startswith(("not used", "taken for names")) and extra in note for note in predictions.notes)
+        assert any(note.startswith(("not used", "names of rows")) and extra in note for note in predictions.notes)
         assert loss(predictions) == pytest.approx(RAW)
 
 

@@ -121,7 +121,7 @@ def test_every_format_gives_the_same_numbers(write: Write, kind: str, digits: Ar
     assert found.y_N.dtype == torch.int64
     assert all(len(digest) == 64 for digest in found.sha256.values())
     if write in (csv, tsv, parquet, csv_gz, jsonl, feather):
-        assert "taken for names of the rows: id" in found.notes
+        assert "names of rows: id" in found.notes
 
 
 def test_unnamed_class_columns_need_a_kind(digits: Arrays, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_unnamed_class_columns_need_a_kind(digits: Arrays, tmp_path: Path) -> No
     data.assign(id=1).to_csv(tmp_path / "p.csv", index=False)
     (found,) = read(str(tmp_path / "p.csv"), kind="logits")
     assert found.Z_NK.numpy() == pytest.approx(Z, abs=0)
-    assert "taken for names of the rows: id" in found.notes
+    assert "names of rows: id" in found.notes
     swapped = pd.DataFrame({"1": Z[:, 1], "0": Z[:, 0], "label": y % 2})
     swapped.to_csv(tmp_path / "p.csv", index=False)
     (found,) = read(str(tmp_path / "p.csv"), kind="logits")

@@ -14,7 +14,7 @@ split by temperature scaling (Guo et al., 2017), no model is first made as calib
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -99,16 +99,22 @@ def compare(reference: Measures, arm: Measures, store: Results) -> Matched:
     common = [seed for seed in arm.seeds if seed in reference.seeds]
     matched = _pairs(store, reference, arm, common)
     scores = METRICS.values() if matched else ()
-    moves = {score: _moves(reference, arm, score) for score in scores if score in SCORES}
+    moves = _moves_by_score(reference, arm, scores)
     return Matched(
         seeds=tuple(matched),
         unmatched=tuple(seed for seed in common if seed not in matched),
         dropped=len({*arm.arm.trials, *reference.arm.trials}) - len(common),
         log_temperature=tuple(pair.log_temperature for pair in matched.values()),
         cells={score: _cells(reference, arm, matched, score) for score in scores},
-        moves={score: by_part for score, by_part in moves.items() if by_part},
+        moves=moves,
         fits=_fits(list(matched.values()), all(same_calibration(one) for one in (reference, arm))),
     )
+
+
+def _moves_by_score(reference: Measures, arm: Measures, scores: Iterable[str]) -> dict[str, Mapping[str, Array]]:
+    """See `Matched.moves`."""
+    moves = {score: _moves(reference, arm, score) for score in scores if score in SCORES}
+    return {score: by_part for score, by_part in moves.items() if by_part}
 
 
 def _pairs(store: Results, reference: Measures, arm: Measures, seeds: Sequence[int]) -> dict[int, _Pair]:

@@ -118,8 +118,10 @@ def _read_family(study: Reader, arms: list[Arm], variant: str | None) -> None:
     by_beta = _read_arms(study, others, reference, base)
     light = reference.light()
     _note_family(study, grid_arms, variant, {**by_beta, light.arm.trial.beta: light})
-    for beta in sorted({part.beta for part in parts}):
-        kinds = {part.kind: arm for part, arm in zip(parts, part_arms, strict=True) if part.beta == beta}
+    by_place: dict[float, dict[str, Arm]] = {}
+    for part, arm in zip(parts, part_arms, strict=True):
+        by_place.setdefault(part.beta, {})[part.kind] = arm
+    for beta, kinds in sorted(by_place.items()):
         _intervene(study, variant, beta, by_beta[beta], kinds, light)
     _control(study, grid_arms, reference_name, light, by_beta)
 
@@ -175,11 +177,6 @@ def _read(
         study.rows[table] += [{**name, **row} for row in table_rows]
     study.rows["refinement"] += refinement.rows(base[0] if base else None, refined, name, nested)
     study.rows["seeds"] += seeds.rows(base[1] if base else None, sown)
-    if (in_time := over_time.rows(store, measures, name)) is not None:
-        study.rows["over_time"] += in_time[0]
-        study.rows["best_epochs"] += in_time[1]
-    elif over_time.LACKING not in study.left_out:
-        study.left_out.append(over_time.LACKING)
     study.rows["repaired_sets"] += literature.set_rows(measures, grid, name, nested)
     study.points += factorial.points(measures, name)
     study.moves |= factorial.moves(measures, name)
@@ -188,13 +185,23 @@ def _read(
         study.rows["matched"] += equal_confidence.rows_of(matched, name, nested) if measures is not reference else []
         study.points += equal_confidence.points(matched, name)
     study.seeds.append(sown)
-    ensemble = ensembles.read(store, measures, name, nested)
+    _read_where_stored(study, name, measures)
+    return refined, sown
+
+
+def _read_where_stored(study: Reader, name: Row, measures: Measures) -> None:
+    """What only some runs hold of an arm: its predictions over time, an ensemble of its seeds, bins."""
+    if (in_time := over_time.rows(study.store, measures, name)) is not None:
+        study.rows["over_time"] += in_time[0]
+        study.rows["best_epochs"] += in_time[1]
+    elif over_time.LACKING not in study.left_out:
+        study.left_out.append(over_time.LACKING)
+    ensemble = ensembles.read(study.store, measures, name, study.nested)
     if ensemble is not None:
         study.rows["ensembles"] += ensembles.rows(ensemble)
         study.ensembles.append(ensembles.light(ensemble))
     if len(measures.reliability):
         study.reliability.append(measures.reliability.assign(**name))
-    return refined, sown
 
 
 def _curves(

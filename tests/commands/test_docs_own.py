@@ -25,7 +25,7 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for block in re.findall(r"```python\n(.*?)```", PAGE, re.S):
         exec(block, names)
     lines = re.findall(r"^python -m calib_bench (.*)$", PAGE, re.M)
-    assert len(lines) == 9
+    assert len(lines) == 10
     for line in lines:
         assert main(line.replace("KEY", key).split()) == 0, line
     assert {path.name for path in Path("exported").iterdir()} == {

@@ -87,6 +87,10 @@ COLLAPSED = (
 )
 FEW_EXAMPLES = "{least:,} test examples are few: an ECE is then mostly noise; read it against its null."
 MIXED = "{name}: of calibration and test predictions only one holds logits, so calibrators see log p of both."
+BATCHES = (
+    "The {S} arrays hold examples of their own and are taken for {S} models. If they are batches or sequences of one, "
+    "join them: values.reshape(-1, K), labels.reshape(-1)."
+)
 PARTS = (
     "The {S} files hold examples of their own and are taken for {S} models. If they are parts of one, call them part0, "
     "part1..., and they are joined."
@@ -280,12 +284,14 @@ def _mixed(models: Sequence[Model]) -> list[str]:
 
 
 def _parts(models: Sequence[Model]) -> list[str]:
-    """A note where files with examples of their own may be parts of one; none where a name says seed or fold."""
+    """A note where files or arrays with examples of their own may be parts of one; none where a name says otherwise."""
     files = [model.test.file for model in models]
     of_files = models[0].test.trial is None and all(files)
-    if not of_files or re.search("seed|fold", " ".join(files), re.IGNORECASE) or not have_own_tests(models):
+    by_place = models[-1].test.name == f"test{len(models) - 1}"
+    is_said = re.search("seed|fold", " ".join(files), re.IGNORECASE)
+    if is_said or not (of_files or by_place) or not have_own_tests(models):
         return []
-    return [PARTS.format(S=len(models))]
+    return [(PARTS if of_files else BATCHES).format(S=len(models))]
 
 
 def _shared(model: Model, rows: int) -> list[str]:

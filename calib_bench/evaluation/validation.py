@@ -133,7 +133,7 @@ def _of_confidence(probabilities: Predictions) -> Predictions:
 def _values(Z: Array, kind: str, name: str) -> Array:
     """Values [N, K], or [N] where they are of class 1 of two, if they are numbers of such a shape."""
     if Z.dtype.kind not in "fiu":
-        raise Refusal.NOT_NUMBERS.of(name, kind=kind, dtype=Z.dtype)
+        raise Refusal.NOT_NUMBERS.of(name, kind=kind, dtype=_called(Z))
     if Z.ndim not in (1, 2) or 0 in Z.shape:
         raise Refusal.SHAPE.of(name, kind=kind, shape=Z.shape, empty=" (empty)" if 0 in Z.shape else "")
     if Z.ndim == 1 or Z.shape[1] == 1:
@@ -162,18 +162,37 @@ def _labels(y: Array, K: int, shape: tuple[int, ...], name: str) -> Array:
         y = y[:, 0]
     _refuse_other_shape(y, shape, name)
     if y.dtype.kind not in "fiub":
-        raise Refusal.LABELS_TYPE.of(name, last=K - 1, what="text" if y.dtype.kind in "OU" else y.dtype)
+        raise Refusal.LABELS_TYPE.of(name, last=K - 1, what=_called(y))
     fractions = ~np.isfinite(y) | (y != np.floor(y)) if y.dtype.kind == "f" else np.zeros(len(y), bool)
     if fractions.any():
         row = int(fractions.argmax())
         raise Refusal.NO_INTEGERS.of(name, number=int(fractions.sum()), row=row, value=y[row])
     outside = (y < 0) | (y >= K)
     if outside.any():
-        row = int(outside.argmax())
-        from_one = y.min() == 1 and y.max() == K
-        hint = "; they seem to count from 1: subtract 1" if from_one else _marked(y[outside])
+        row, hint = int(outside.argmax()), _convention(y, K, shape) or _marked(y[outside])
         raise Refusal.OUTSIDE.of(name, number=int(outside.sum()), last=K - 1, row=row, value=y[row], hint=hint)
     return y.astype(np.int64)
+
+
+def _called(values: Array) -> str:
+    """What values are, for people, that are no numbers of a kind that is asked for."""
+    return "text" if values.dtype.kind in "OUS" else str(values.dtype)
+
+
+SIGNS = "; labels -1 and 1 become 0 and 1 by (labels + 1) // 2"
+ONE_COLUMN = "; predictions of one number a row are of two classes: give a column for each class"
+FROM_ONE = "; they seem to count from 1: subtract 1"
+
+
+def _convention(y: Array, K: int, shape: tuple[int, ...]) -> str:
+    """How labels outside 0..K-1 become such labels, where they follow another convention; empty where none is known."""
+    low, high = y.min(), y.max()
+    conventions = {
+        SIGNS: K == 2 and {*np.unique(y)} == {-1, 1},
+        FROM_ONE: (low, high) == (1, K),
+        ONE_COLUMN: len(shape) == 1 and low >= 0,
+    }
+    return next((hint for hint, fits in conventions.items() if fits), "")
 
 
 def _refuse_other_shape(y: Array, shape: tuple[int, ...], name: str) -> None:
@@ -215,11 +234,13 @@ def _finite(Z: Array, kind: str, name: str) -> None:
 
 
 def _as_declared(Z: Array, kind: str, name: str) -> None:
-    """Raises DataError where logits or margins look like probabilities."""
+    """Raises DataError where logits or margins look like probabilities, or logits like their negative logarithms."""
     inside = kind in ("logits", "scores") and float(Z.min()) >= 0 and float(Z.max()) <= 1
     if inside and (Z.ndim == 1 or bool((np.abs(Z.sum(1, dtype=np.float64) - 1) <= TOLERANCE).all())):
         sums = "" if Z.ndim == 1 else " and every row sums to 1"
         raise Refusal.LOOKS_LIKE_PROBABILITIES.of(name, kind=kind, sums=sums)
+    if kind == "logits" and Z.ndim == 2 and Z.min() >= 0 and (np.abs(_logsumexp(-Z)) <= TOLERANCE).all():
+        raise Refusal.LOOKS_LIKE_LOSSES.of(name)
 
 
 def _logits(Z: Array, y: Array, kind: str, name: str, notes: list[str]) -> tuple[Array, bool]:

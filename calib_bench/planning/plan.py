@@ -57,11 +57,15 @@ def make(settings: Settings, study: Study, store: Store, workers: int = 1, devic
     left_over = {key: trial for key, trial in trials.items() if not store.has(trial)}
     failed = left_over.keys() & store.failures.now().keys()
     pending = {key: trial for key, trial in left_over.items() if key not in failed}
-    left = dict(pending)
-    begun = [keys for keys in store.checkpoints.unfinished() if set(keys) <= pending.keys()]
-    groups = [tuple(left.pop(key) for key in keys) for keys in begun if set(keys) <= left.keys()]
-    groups += group(list(left.values()), settings.stack, workers, device)
+    groups = _begun(pending, store)
+    groups += group(list(pending.values()), settings.stack, workers, device)
     return Plan(roles, len(trials) - len(left_over), tuple(groups), len(failed))
+
+
+def _begun(pending: dict[str, Trial], store: Store) -> list[tuple[Trial, ...]]:
+    """The groups that have checkpoints, their trials taken from those that are pending."""
+    unfinished = [keys for keys in store.checkpoints.unfinished() if set(keys) <= pending.keys()]
+    return [tuple(pending.pop(key) for key in keys) for keys in unfinished if set(keys) <= pending.keys()]
 
 
 def _wanted(settings: Settings, study: Study, scores: Scores) -> dict[Trial, Role]:

@@ -212,6 +212,15 @@ def test_logits_that_look_like_probabilities_are_believed_where_that_is_said() -
     assert float(fits[0].params["temperature"]) == pytest.approx(float(fits[1].params["temperature"]))
 
 
+def test_arrays_that_may_be_sequences_of_one_model_are_noted() -> None:
+    several = Z.reshape(4, 15, K), Y.reshape(4, 15)
+    assert any("values.reshape(-1, K)" in text for text in calib_bench.evaluate(*several).attrs["warnings"])
+    named, labels = ({f"seed {i}": values for i, values in enumerate(side)} for side in several)
+    for values, right in ((named, labels), (np.stack([Z, Z]), Y)):
+        frame = calib_bench.evaluate(values, right)
+        assert not any("reshape" in text for text in frame.attrs["warnings"])
+
+
 def test_the_answer_of_the_most_probable_class_alone_is_refused() -> None:
     with pytest.raises(DataError, match="top_k=None"):
         calib_bench.evaluate([{"label": name, "score": 0.9} for name in WORDS], WORDS, kind="probabilities")

@@ -273,13 +273,16 @@ BAD = [
     (change(P, 0.3, 1, 1), LABELS, "probabilities", "row 1, whose sum is 1.05"),
     (np.log(change(P, 0.3, 1, 1)), LABELS, "log_probabilities", "row 1"),
     (P, LABELS, "logits", "--kind probabilities"),
+    (-np.log(P), LABELS, "logits", "turn the sign"),
+    (np.array([0.1, -0.9, 0.4, 1.2]), np.array([-1, 1, 1, -1]), "scores", r"\(labels \+ 1\) // 2"),
+    (np.array([2, 1, 0, 1]), np.array([3, 1, 0, 1]), "scores", "a column for each class"),
     (np.array([0.1, 0.9, 0.4, 1.0]), np.array([0, 1, 1, 0]), "scores", "--trust-kind"),
     (np.array([0.1, 0.9, 0.4, 1.2]), np.array([0, 1, 1, 0]), "probabilities", "row 3 .* above 1"),
     (np.array([-0.1, -3, -2, -1]), np.array([0, 1, 1, 0]), "log_probabilities", "2 classes"),
     (GOOD, LABELS, "scores", "one number a row"),
     (GOOD[:0], LABELS[:0], "logits", "empty"),
     (GOOD[None], LABELS, "logits", "shape"),
-    (GOOD.astype(str), LABELS, "logits", "numbers"),
+    (GOOD.astype(str), LABELS, "logits", "numbers, not text"),
     (GOOD + 1j, LABELS, "logits", "numbers"),
 ]
 

@@ -32,11 +32,11 @@ LIMITS = {
     "functions that take the whole settings": 50,
     "empty locals": 23,
     "cyclomatic complexity, mean in hundredths": 359,
-    "functions of complexity above 10, per thousand": 9,
+    "functions of complexity above 10, per thousand": 8,
     "highest complexity": 13,
     "lines of a function, mean in tenths": 93,
     "lines that write sentences": 423,
-    "lines of package, tasks, baselines": 60928,
+    "lines of package, tasks, baselines": 60941,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from calib_bench.evaluation.matching import same_classes
 from calib_bench.evaluation.models import Model, calibration_set
 from calib_bench.evaluation.predictions import Predictions, check, check_kind
 from calib_bench.evaluation.refusals import unreadable
+from calib_bench.evaluation.validation import look_like_probabilities
 from calib_bench.evaluation.vocabulary import SUM_TO_ONE, kind_of
 from calib_bench.system.environment import versions
 from calib_bench.system.files import write_bytes
@@ -36,6 +38,10 @@ from calib_bench.system.files import write_bytes
 FORMAT = "calib_bench fits 1"
 """The one entry of a file's metadata: JSON that describes the fits, in order; tensor `0/bias` is of the first."""
 WIDTH = "{fit.method} was fitted to {fit.classes} classes, and there are {K}"
+LIKE_PROBABILITIES = (
+    "{name}: {method} was fitted to logits, and these look like probabilities, every row of which sums to 1: give what "
+    "the model gives before its softmax"
+)
 MADE_WITH = ("calib_bench", "python", "torch", "numpy")
 """Whose versions a fit keeps."""
 
@@ -134,6 +140,8 @@ class Fitted:
             DataError: as of `matched`; or only their probabilities are known, and this fit depends on the logits.
         """
         new = self.matched(new)
+        if new.kind == "logits" and len(new.y_N) > 1 and look_like_probabilities(new.Z_NK.numpy()):
+            warnings.warn(LIKE_PROBABILITIES.format(name=new.name, method=self.method), stacklevel=4)
         calibrator = self.calibrator
         if not (self.normalized or new.exact or calibrator.shift_invariant):
             raise DataError(

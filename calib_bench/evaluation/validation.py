@@ -233,10 +233,16 @@ def _finite(Z: Array, kind: str, name: str) -> None:
         raise Refusal.INFINITE.of(name, number=int(bad.sum()), N=len(Z), kind=kind, row=int(bad.argmax()))
 
 
+def look_like_probabilities(Z: Array) -> bool:
+    """Whether all numbers are within [0, 1] and, where there is a column a class, every row sums to 1."""
+    if not (Z.min() >= 0 and Z.max() <= 1):
+        return False
+    return Z.ndim == 1 or bool((np.abs(Z.sum(1, dtype=np.float64) - 1) <= TOLERANCE).all())
+
+
 def _as_declared(Z: Array, kind: str, name: str) -> None:
     """Raises DataError where logits or margins look like probabilities, or logits like their negative logarithms."""
-    inside = kind in ("logits", "scores") and float(Z.min()) >= 0 and float(Z.max()) <= 1
-    if inside and (Z.ndim == 1 or bool((np.abs(Z.sum(1, dtype=np.float64) - 1) <= TOLERANCE).all())):
+    if kind in ("logits", "scores") and look_like_probabilities(Z):
         sums = "" if Z.ndim == 1 else " and every row sums to 1"
         raise Refusal.LOOKS_LIKE_PROBABILITIES.of(name, kind=kind, sums=sums)
     if kind == "logits" and Z.ndim == 2 and Z.min() >= 0 and (np.abs(_logsumexp(-Z)) <= TOLERANCE).all():

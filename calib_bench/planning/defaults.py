@@ -89,17 +89,16 @@ def spelled_out(settings: Settings) -> dict[str, str]:
     """The words `key=value` of complete settings, values of the recipe included: they give the same trials whatever
     defaults a later version has. What differs between models is left to the task."""
     values = dict(split_word(word) for word in settings.words())
-    shared = _shared_space(settings)
+    task = registry.task(settings.task)
+    shared = _shared([_space(settings, task, model) for model in settings.model])
     recipe = {key: shared[key] for key in RECIPE if key in shared}
     if {"lr", "lr_unit"} <= shared.keys() and not values.keys() & set(RATES):
         recipe[shared["lr_unit"][0]] = shared["lr"]
     return values | {key: ",".join(map(str, value)) for key, value in recipe.items()}
 
 
-def _shared_space(settings: Settings) -> Space:
-    """What the models' grids have in common, before a study's own keys change them (`Study.complete`)."""
-    task = registry.task(settings.task)
-    spaces = [_space(settings, task, model) for model in settings.model]
+def _shared(spaces: Sequence[Space]) -> Space:
+    """What grids have in common, before a study's own keys change them (`Study.complete`)."""
     return {key: value for key, value in spaces[0].items() if all(space[key] == value for space in spaces)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,20 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         calib_bench.fit("quadratic_scaling", z, y)
     with pytest.raises(DataError, match="one model"):
         calib_bench.fit("temperature_scaling", np.stack([z, z]), y)
+
+
+def test_probabilities_where_logits_were_fitted_are_warned_of(tmp_path: Path) -> None:
+    z, y = DATA[3]
+    fit = calib_bench.fit("vector_scaling", z, y)
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    with pytest.warns(UserWarning, match="these look like probabilities") as caught:
+        fit.predict_proba(p)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit.predict_proba(z)
+        fit.predict_proba(p[:1])
+        calib_bench.fit("vector_scaling", p, y, kind="probabilities").predict_proba(p)
 
 
 def test_foreign_and_damaged_files_are_refused(tmp_path: Path) -> None:

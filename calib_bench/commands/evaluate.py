@@ -53,9 +53,11 @@ def _call(arguments: Namespace) -> int:
         )
     out = arguments.out or new_folder("evaluate", [models[0].test.name], test_files(models))
     result = EvaluationResult.of(analysis)
-    (out / "fits.safetensors").unlink(missing_ok=True)
+    kept = out / "fits.safetensors"
     if result.params:
-        fits.save(fits.of_models(models, result.params), out / "fits.safetensors")
+        fits.save(fits.of_models(models, result.params), kept)
+    elif kept.exists():
+        kept.unlink()
     write_results("evaluate", arguments.words, QUESTION, models, analysis, out)
     return 0
 

@@ -71,7 +71,8 @@ def pair_up(tests: Sequence[Predictions], calibrations: Sequence[Predictions]) -
     """Models by seed, in order: calibration sets by the seeds in their names, classes by theirs, rows by their ids.
 
     Raises:
-        DataError: counts, numbers or names of classes, or seeds differ, or a calibration file is its test file.
+        DataError: counts, numbers or names of classes, or seeds differ, a calibration file is its test file, or two
+            files hold the same predictions.
     """
     if calibrations:
         calibrations = paired(tests, calibrations, ("the test set", "the calibration set"))
@@ -82,11 +83,22 @@ def pair_up(tests: Sequence[Predictions], calibrations: Sequence[Predictions]) -
     _refuse_mixed((*tests, *calibrations))
     first = next((p for p in (*tests, *calibrations) if p.classes is not None), tests[0])
     tests, calibrations = (_like_first([same_classes(first, p) for p in each]) for each in (tests, calibrations))
+    _refuse_twins(tests)
     if not calibrations:
         return [*map(Model, tests)]
     for test, calibration in zip(tests, calibrations, strict=True):
         _refuse_copy(test, calibration)
     return [*map(Model, tests, calibrations)]
+
+
+def _refuse_twins(tests: Sequence[Predictions]) -> None:
+    """Raises DataError where two files hold the same predictions, which no two trainings give."""
+    by_edges: dict[tuple[float, ...], Predictions] = {}
+    for test in (test for test in tests if test.file):
+        edges = (*test.Z_NK[0].tolist(), *test.Z_NK[-1].tolist())
+        twin = by_edges.setdefault(edges, test)
+        if twin is not test and torch.equal(twin.Z_NK, test.Z_NK) and torch.equal(twin.y_N, test.y_N):
+            raise Refusal.TWINS.of(test.name, twin=twin.name)
 
 
 def _refuse_mixed(predictions: Sequence[Predictions]) -> None:

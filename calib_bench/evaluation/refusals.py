@@ -286,6 +286,7 @@ class Refusal(StrEnum):
         "{tests} test files and {calibrations} calibration files: give one of each for every model, in the same order"
     )
     CLASS_COUNTS = "the predictions differ in their number of classes ({counts}): they are of different problems"
+    TWINS = "the same predictions as those of {twin}, and each file would count as a model of its own: give one of them"
     COPY = (
         "the same predictions as those of the test set, {test}: calibrators would be judged on what they were fitted "
         "to; --cross-fit 5 makes the most of one file"

@@ -574,6 +574,22 @@ def test_calibration_rows_in_the_test_set_are_counted(rows: slice | np.ndarray) 
     assert shared_rows(other_labels) == 0
 
 
+def test_files_that_hold_the_same_predictions_are_no_two_models(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    Z, y = rng.normal(size=(60, 3)), np.arange(60) % 3
+    for name in ("one", "two"):
+        np.savez(tmp_path / f"{name}.npz", logits=Z, labels=y)
+    one, two = (str(tmp_path / f"{name}.npz") for name in ("one", "two"))
+    for again in (one, two):
+        assert main(["evaluate", one, again, "--out", str(tmp_path / "out")]) == 2
+        assert "the same predictions as those of" in capsys.readouterr().err
+    np.savez(two, logits=Z + 1e-9, labels=y)
+    assert main(["evaluate", one, two, "--out", one]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
 def test_test_rows_that_may_be_copies_are_counted() -> None:
     rng = np.random.default_rng(0)
     Z, y = rng.normal(size=(400, 4)), np.arange(400) % 4

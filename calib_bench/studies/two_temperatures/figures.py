@@ -68,15 +68,20 @@ def collapse(analysis: Analysis) -> Figure:
     figure, axes = new_figure(WIDTH, 5.0 * len(families), 2 * len(families), len(PANELS), sharey="col")
     colors = shades(cell.beta for cells in families for cell in cells)
     for cells, lines in zip(families, axes.reshape(len(families), 2, -1), strict=True):
-        for line, (temperature, label) in zip(lines, TEMPERATURES.items(), strict=True):
-            _panels(line, cells, temperature, label, colors)
-        for axis, (_, title) in zip(lines[0], PANELS, strict=True):
-            axis.set_title(title, loc="left")
-        for axis in lines[0][1:3]:
-            axis.set_ylim(top=min(axis.get_ylim()[1], 10 * PlaneResult.of(analysis).guess))
-        lines[0][0].set_ylabel(_title(cells))
+        _draw_family(lines, cells, colors, 10 * PlaneResult.of(analysis).guess)
     figure_legend(figure, [(f"beta={beta:.3g}", {"color": shade, "marker": "."}) for beta, shade in colors.items()])
     return figure
+
+
+def _draw_family(lines: Sequence[Sequence[Axes]], cells: list[Cell], colors: Mapping[float, Any], most: float) -> None:
+    """A line of panels for each temperature; losses end at `most`."""
+    for line, (temperature, label) in zip(lines, TEMPERATURES.items(), strict=True):
+        _panels(line, cells, temperature, label, colors)
+    for axis, (_, title) in zip(lines[0], PANELS, strict=True):
+        axis.set_title(title, loc="left")
+    for axis in lines[0][1:3]:
+        axis.set_ylim(top=min(axis.get_ylim()[1], most))
+    lines[0][0].set_ylabel(_title(cells))
 
 
 def _panels(line: Sequence[Axes], cells: list[Cell], temperature: str, label: str, colors: Mapping[float, Any]) -> None:

@@ -226,13 +226,10 @@ def block(cells: list[Cell]) -> list[list[Cell]]:
     which finished with every seed: rows are temperatures. Empty when there is none of two by two."""
     finished = {(cell.level("effective"), cell.level("beta")): cell for cell in cells if cell.whole}
     heats, betas = (sorted({place[i] for place in finished}) for i in (0, 1))
-    largest: list[list[Cell]] = []
-    for rows, columns in itertools.product(_ranges(heats), list(_ranges(betas))):
-        places = [[(row, column) for column in columns] for row in rows]
-        size, size_of_largest = len(rows) * len(columns), sum(map(len, largest))
-        if size > size_of_largest and finished.keys() >= set(itertools.chain.from_iterable(places)):
-            largest = [[finished[place] for place in line] for line in places]
-    return largest
+    blocks = itertools.product(_ranges(heats), list(_ranges(betas)))
+    complete = [block for block in blocks if finished.keys() >= set(itertools.product(*block))]
+    rows, columns = max(complete, key=lambda block: math.prod(map(len, block)), default=((), ()))
+    return [[finished[row, column] for column in columns] for row in rows]
 
 
 def _ranges(levels: list[float]) -> Iterator[list[float]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
+from calib_bench.evaluation.refusals import refuse_repeated
 from calib_bench.evaluation.vocabulary import SUMMARIES, kind_of, plain
 
 _NUMBER = re.compile(r"(.*?)[_ .-]?(\d{1,7})", re.DOTALL)
@@ -133,6 +135,16 @@ def without_affixes(names: Sequence[str]) -> dict[str, str]:
         if len(classes) == len(names) > 1 and len(set(classes.values())) == len(names):
             return classes
     return {name: name.strip() for name in names}
+
+
+def by_label(answers: Sequence[Mapping[str, Any]], origin: object) -> dict[str, Any]:
+    """What a classification pipeline answers of one row, [{"label": "cat", "score": 0.9}, ...], by class.
+
+    Raises:
+        DataError: a class comes twice.
+    """
+    refuse_repeated([str(one["label"]) for one in answers], origin, "label")
+    return {str(one["label"]): one["score"] for one in answers}
 
 
 MOVED = "columns were put in the order of their numbers"

@@ -24,6 +24,7 @@ from pyarrow import parquet
 
 from calib_bench.errors import counted
 from calib_bench.evaluation import Array
+from calib_bench.evaluation.class_names import by_label
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.vocabulary import ANSWER, kind_of, not_used
 from calib_bench.system.compression import contents, unpacked
@@ -106,7 +107,7 @@ def _by_key(name: str, column: Any) -> list[tuple[str, Any]]:
     What a pipeline gives of all classes, a list of {"label": "cat", "score": 0.9} a row, counts as an object.
     """
     if _is_of_answers(column.type):
-        column = pa.array([{one["label"]: one["score"] for one in row or ()} for row in column.to_pylist()])
+        column = pa.array([by_label(row or (), name) for row in column.to_pylist()])
     if not _is_of_numbers(column.type):
         return [(name, column)]
     start = f"{name}." if kind_of(name) else ""

@@ -18,6 +18,7 @@ from calib_bench.evaluation.class_names import (
     MOVED,
     KindAndClass,
     by_column_numbers,
+    by_label,
     by_position,
     class_of,
     is_summary,
@@ -58,7 +59,7 @@ def _row(values: Any) -> Mapping[str, Any]:
             raise Refusal.TOP_ALONE.of("the predictions")
         return values
     if isinstance(values, list) and values and isinstance(values[0], Mapping) and set(values[0]) == ANSWER:
-        return {one["label"]: one["score"] for one in values}
+        return by_label(values, "the predictions")
     return {}
 
 

@@ -224,6 +224,9 @@ def test_arrays_that_may_be_sequences_of_one_model_are_noted() -> None:
 def test_the_answer_of_the_most_probable_class_alone_is_refused() -> None:
     with pytest.raises(DataError, match="top_k=None"):
         calib_bench.evaluate([{"label": name, "score": 0.9} for name in WORDS], WORDS, kind="probabilities")
+    twice = [[{"label": name, "score": 0.5} for name in ("cat", "cat", "dog")] for _ in WORDS]
+    with pytest.raises(DataError, match="more than one label called 'cat'"):
+        calib_bench.evaluate(twice, WORDS, kind="probabilities")
 
 
 def test_one_calibrator_may_be_named_alone() -> None:

@@ -114,7 +114,7 @@ def main(root: Path) -> None:
     from calib_bench.data import source
     from calib_bench.errors import DataError
 
-    source.PATIENCE = 12.0
+    source.PATIENCE, source.ANSWER = 6.0, 2.0
     hub = Hub("own/small", REVISION, "text", "label", {"train": 300, "test": 300})
     for split in hub.rows:
         frame = pd.DataFrame({"text": [f"{split} {i} " + "x" * (i % 90) for i in range(300)], "label": [0, 1] * 150})

@@ -28,6 +28,7 @@ from calib_bench.report.provenance import duration
 from calib_bench.store import leases
 from calib_bench.store.store import Store
 from calib_bench.system import shutdown
+from calib_bench.system.device import has_bfloat16, pick
 from calib_bench.tracking import analysis_export
 from calib_bench.tracking.tracker import Tracker
 from calib_bench.train import distributed
@@ -119,6 +120,8 @@ def tell_departures(settings: UserSettings, resolved: Settings, console: Console
     """Say what is done otherwise than typed: settings without effect, and a reference that is not among the betas."""
     for sentence in (*settings.idle(), *_unused(settings, list(resolved.spaces.values()))):
         console.print(f"note: {sentence}", markup=False)
+    if resolved.precision == "bf16" and device_type(resolved.execution) == "cpu" and not has_bfloat16():
+        console.print("note: this processor has no instructions for bfloat16: precision=fp32 is several times as fast")
     betas = settings.beta or registry.task(resolved.task).beta
     if settings.reference not in betas and settings.reference in resolved.beta and not settings.pretrained:
         console.print(f"note: beta={settings.reference:g} is added, the reference that others are compared with")
@@ -170,8 +173,6 @@ def _confirm(hours: float, console: Console) -> None:
 
 def device_type(execution: Execution) -> str:
     """Type of the device that trials train on: "cpu", "cuda" or "mps"."""
-    from calib_bench.system.device import pick
-
     return pick(execution.device).type
 
 

@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 WORTH = 0.7
 """Estimated seconds of work left that are worth starting processes for: each takes some tenths of one to start."""
-COLD = 10
+COLD = 4
 """Times as much work is worth it where the server that they are forked from does not run yet, and must first import."""
 WAITING = 2
 """Jobs queued per worker."""

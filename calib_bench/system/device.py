@@ -42,6 +42,14 @@ def pick(name: str) -> torch.device:
     return device
 
 
+def has_bfloat16() -> bool:
+    """Whether this machine's processor has instructions for bfloat16; without them torch computes each by others."""
+    import torch
+
+    capabilities = getattr(torch.cpu, "get_capabilities", lambda: {"bf16": True})()  # an older torch cannot tell
+    return any(there is True for name, there in capabilities.items() if "bf16" in name)
+
+
 @contextmanager
 def as_in_worker(threads: int) -> Iterator[None]:
     """Torch and BLAS as in a worker process: its threads, denormals flushed; set back when the block ends."""

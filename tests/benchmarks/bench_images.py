@@ -18,6 +18,7 @@ from calib_bench import models, registry
 from calib_bench.core.splits import InputSpec, Request, Splits
 from calib_bench.core.trial import Trial
 from calib_bench.models import flops as cost
+from calib_bench.system.device import has_bfloat16
 from tests.benchmarks.harness import OURS, Bench, Case
 
 WORKERS = 2
@@ -29,7 +30,7 @@ def trial(model: str, seed: int) -> Trial:
     return Trial(
         task="digits" if digits else "cifar10", model=model, beta=1.0, objective="cross_entropy", optimizer="sgd",
         lr=0.02, lr_unit="lr", momentum=0.9, weight_decay=5e-4, schedule="cosine", warmup=0.0, epochs=30,
-        batch=64 if digits else 128, seed=seed, precision="fp32" if digits else "bf16",
+        batch=64 if digits else 128, seed=seed, precision="bf16" if has_bfloat16() and not digits else "fp32",
     )  # fmt: skip
 
 

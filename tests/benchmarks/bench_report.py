@@ -12,6 +12,7 @@ from typing import Any
 
 from calib_bench import registry
 from calib_bench.core.settings import Settings
+from calib_bench.execute import fork_server
 from calib_bench.report.build import build
 from calib_bench.store.store import Store
 from tests.benchmarks.harness import OURS, Bench, Case
@@ -42,6 +43,7 @@ def stored(where: Path, betas: int) -> Path:
 
 def report(where: Path) -> tuple[Settings, Path]:
     """Analysis with every calibrator, tables, figures and page, from the folder alone."""
+    fork_server.start()  # as the command does
     store = Store(where, "read")
     settings = store.settings()
     shutil.rmtree(where / "report", ignore_errors=True)

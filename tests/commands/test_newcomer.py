@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from synthetic import sketched
 
 from calib_bench import Model, models, registry
@@ -386,3 +387,22 @@ def test_settings_that_do_not_do_what_they_say_are_noted(tmp_path: Path, capsys:
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
     for words in ("momentum=0 is beta_1=0.9", "head_decay= has no", "extend= has no", "switch_at= has no"):
         assert any(words in line for line in notes), words
+
+
+@pytest.mark.parametrize(("precision", "capabilities", "told"), [
+    ("bf16", {"avx2": True, "avx512_bf16": False, "amx_bf16": False}, True),
+    ("bf16", {"avx512_bf16": True, "cpu_name": "bf16"}, False),
+    ("fp32", {}, False),
+])  # fmt: skip
+def test_bfloat16_is_told_to_be_slow_where_the_processor_has_none(
+    precision: str,
+    capabilities: dict[str, object],
+    told: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    keys = ["model=mlp_8", "beta=1", "seed=0", "device=cpu", f"precision={precision}", f"out={tmp_path}"]
+    assert main(["plan", *keys]) == 0
+    assert ("no instructions for bfloat16" in capsys.readouterr().out) == told

@@ -4,7 +4,7 @@
 <to>/<name>/reading.md         what it shows and does not show; written by hand, kept
 <to>/<name>/report.html        the page
 <to>/<name>/figures/           PNG
-<to>/<name>/tables/            CSV, numbers to ten digits, and LaTeX of those for papers
+<to>/<name>/tables/            CSV, numbers to seven digits, and LaTeX of those for papers
 <to>/<name>/trials.csv.gz      every metric of every measured trial under every method
 <to>/<name>/fits.safetensors.gz   fitted calibrators of few numbers, by `<trial key>/<method>/<parameter>`
 <to>/<name>/study.json         settings, command, environment, data; read by the gallery
@@ -176,8 +176,8 @@ def _small_png(path: Path) -> bytes:
 
 
 def _small_csv(path: Path) -> bytes:
-    """A table whose numbers have ten significant digits at most, as those of trials.csv.gz: no interval knows more."""
-    return re.sub(rb"-?\d+\.\d{10,}(e[+-]\d+)?", lambda match: b"%.10g" % float(match[0]), path.read_bytes())
+    """A table whose numbers have seven significant digits at most, as those of trials.csv.gz: no interval knows more."""
+    return re.sub(rb"-?\d+\.\d{7,}(e[+-]\d+)?", lambda match: b"%.7g" % float(match[0]), path.read_bytes())
 
 
 PUBLISHED: dict[str, Callable[[Path], bytes]] = {".png": _small_png, ".csv": _small_csv, ".tex": Path.read_bytes}
@@ -188,7 +188,7 @@ def _write_measurements(folder: Path, analysis: Analysis) -> None:
     frame = analysis.result.measurements
     if frame is not None and len(frame):
         kept = frame.drop(columns="fit_seconds", errors="ignore")
-        content = kept.to_csv(index=False, lineterminator="\n", float_format="%.10g").encode()
+        content = kept.to_csv(index=False, lineterminator="\n", float_format="%.7g").encode()
         write_bytes(folder / "trials.csv.gz", gzip.compress(content, mtime=0))
 
 

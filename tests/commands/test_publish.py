@@ -77,10 +77,10 @@ def test_published_settings_say_no_places() -> None:
     assert "/home/me" not in json.dumps(shared)
 
 
-def test_numbers_of_a_published_table_keep_ten_digits(tmp_path: Path) -> None:
+def test_numbers_of_a_published_table_keep_seven_digits(tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_bytes(b"a,b\n-0.04385167793101578,label_smoothing:0.10\n2.662050771382439e-05,8.0\n10.0,0.3162277660\n")
-    short = b"a,b\n-0.04385167793,label_smoothing:0.10\n2.662050771e-05,8.0\n10.0,0.316227766\n"
+    short = b"a,b\n-0.04385168,label_smoothing:0.10\n2.662051e-05,8.0\n10.0,0.3162278\n"
     assert _small_csv(table) == short
 
 

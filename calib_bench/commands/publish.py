@@ -176,7 +176,7 @@ def _small_png(path: Path) -> bytes:
 
 
 def _small_csv(path: Path) -> bytes:
-    """A table whose numbers have seven significant digits at most, as those of trials.csv.gz: no interval knows more."""
+    """A table whose numbers have seven significant digits at most, as trials.csv.gz has: no interval knows more."""
     return re.sub(rb"-?\d+\.\d{7,}(e[+-]\d+)?", lambda match: b"%.7g" % float(match[0]), path.read_bytes())
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from calib_bench.evaluation.frames import array, holds_labels, local, table
+from calib_bench.evaluation.frames import array, holds_labels, local, order_notes, table
 from calib_bench.evaluation.refusals import Refusal
-from calib_bench.evaluation.validation import Predictions, check
+from calib_bench.evaluation.validation import Predictions, check, refuse_places
 from calib_bench.evaluation.vocabulary import listed
 
 
@@ -39,8 +39,11 @@ def predictions(
     models = _models(local(values), local(labels), role)
     for (name, model_values, model_labels), slices in zip(models, _slices(local(groups), models, role), strict=True):
         held = table(model_values, model_labels, kind, name, slices)
-        one = check(held.values, held.labels, kind or held.kind, name, trust=trust, notes=held.notes)
-        checked.append(replace(one, classes=held.classes, by_name=held.by_name, groups=held.groups))
+        notes = (*held.notes, *order_notes(model_values))
+        one = check(held.values, held.labels, kind or held.kind, name, trust=trust, notes=notes)
+        one = replace(one, classes=held.classes, by_name=held.by_name, groups=held.groups)
+        refuse_places(one)
+        checked.append(one)
     return checked
 
 

@@ -26,7 +26,7 @@ from calib_bench.errors import counted
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.class_names import by_label
 from calib_bench.evaluation.refusals import Refusal
-from calib_bench.evaluation.vocabulary import ANSWER, kind_of, not_used
+from calib_bench.evaluation.vocabulary import ANSWER, UNORDERED, kind_of, not_used
 from calib_bench.system.compression import contents, unpacked
 
 TEXT = {".csv": ",", ".tsv": "\t", ".txt": ","}
@@ -90,14 +90,15 @@ def arrow_parts(path: Path) -> Parts:
     else:
         data = _utf8(contents(path), path)
         table, notes = _json(data, path) if suffix in JSON else _text(data, TEXT[suffix], path)
-    table = _flat(table)
-    return Parts(table.schema, table.num_rows, table.to_batches(), tuple(notes))
+    return _flat(table, notes)
 
 
-def _flat(table: Any) -> Any:
+def _flat(table: Any, notes: Sequence[str] = ()) -> Parts:
     """The table with a column for every key of its columns of objects."""
     named = [part for pair in zip(table.column_names, table.columns, strict=True) for part in _by_key(*pair)]
-    return pa.Table.from_arrays([column for _, column in named], [name for name, _ in named])
+    flat = pa.Table.from_arrays([column for _, column in named], [name for name, _ in named])
+    is_unordered = any(_is_of_numbers(kind) or _is_of_answers(kind) for kind in table.schema.types)
+    return Parts(flat.schema, len(flat), flat.to_batches(), (*notes, *([UNORDERED] if is_unordered else [])))
 
 
 def _by_key(name: str, column: Any) -> list[tuple[str, Any]]:
@@ -111,7 +112,7 @@ def _by_key(name: str, column: Any) -> list[tuple[str, Any]]:
     if not _is_of_numbers(column.type):
         return [(name, column)]
     start = f"{name}." if kind_of(name) else ""
-    return [(f"{start}{field.name}", pc.struct_field(column, i)) for i, field in enumerate(column.type)]
+    return [(f"{start}{key}", pc.struct_field(column, key)) for key in sorted(field.name for field in column.type)]
 
 
 def _is_of_numbers(kind: Any) -> bool:
@@ -133,8 +134,7 @@ def _parquet(path: Path) -> Parts:
     nested = any(pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType) for kind in file.schema_arrow.types)
     rows = file.metadata.num_rows
     if any(_is_of_numbers(kind) or _is_of_answers(kind) for kind in file.schema_arrow.types):
-        table = _flat(file.read())
-        return Parts(table.schema, rows, table.to_batches())
+        return _flat(file.read())
     return Parts(file.schema_arrow, rows, file.iter_batches(BATCH) if nested else file.read().to_batches())
 
 

@@ -25,7 +25,7 @@ from calib_bench.evaluation import Array, confidence
 from calib_bench.evaluation.archives import LazyArrays
 from calib_bench.evaluation.arrays import predictions
 from calib_bench.evaluation.formats import content_of
-from calib_bench.evaluation.frames import array, local
+from calib_bench.evaluation.frames import array, local, order_notes
 from calib_bench.evaluation.matching import same_classes
 from calib_bench.evaluation.models import Model, calibration_set
 from calib_bench.evaluation.predictions import Predictions, check, check_kind
@@ -105,9 +105,10 @@ class Fitted:
     def log_proba(self, values: Any) -> Any:
         """Logarithm of `predict_proba`."""
         values = local(values)
+        notes = order_notes(values)
         if hasattr(values, "columns"):
             columns = {str(name): values[name].to_numpy() for name in values.columns}
-            new = without_labels(columns, "predictions", self.kind, is_table=True)
+            new = without_labels(columns, "predictions", self.kind, is_table=True, notes=notes)
         else:
             new = unlabelled(array(values, "predictions"), self.kind, "predictions")
         logp_NK = self.log_proba_of(new)
@@ -304,7 +305,9 @@ def unlabelled(values: Any, kind: str, name: str) -> Predictions:
     return check(values, labels, kind, name, trust=True)
 
 
-def without_labels(arrays: Mapping[str, Array], origin: str, kind: str | None, is_table: bool) -> Predictions:
+def without_labels(
+    arrays: Mapping[str, Array], origin: str, kind: str | None, is_table: bool, notes: Sequence[str] = ()
+) -> Predictions:
     """Checked predictions out of named arrays or columns, of examples whose labels are not known.
 
     Raises:
@@ -316,8 +319,8 @@ def without_labels(arrays: Mapping[str, Array], origin: str, kind: str | None, i
     labels = np.zeros(len(arrays[sized]), np.int64)
     name = "correct" if kind is None and confidence.is_alone(arrays) else "labels"
     with_labels = LazyArrays([*arrays, name], lambda one: labels if one == name else arrays[one])
-    content = content_of(with_labels, origin, kind, name, is_table=is_table)
-    checked = check(content.values, labels, content.kind, origin, trust=True)
+    content = content_of(with_labels, origin, kind, name, notes, is_table)
+    checked = check(content.values, labels, content.kind, origin, trust=True, notes=notes)
     classes = content.classes or checked.classes
     return replace(checked, classes=classes, by_name=True, ids=content.ids)  # no label says which order
 

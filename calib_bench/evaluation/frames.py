@@ -32,7 +32,7 @@ from calib_bench.evaluation.labels import outcome_of, positions, refuse_no_first
 from calib_bench.evaluation.refusals import Refusal, refuse_repeated
 from calib_bench.evaluation.slices import slices_of
 from calib_bench.evaluation.text_tables import LONGEST
-from calib_bench.evaluation.vocabulary import ANSWER, SUM_TO_ONE, kind_of, not_used, says_something_else
+from calib_bench.evaluation.vocabulary import ANSWER, SUM_TO_ONE, UNORDERED, kind_of, not_used, says_something_else
 
 # numbers
 
@@ -44,8 +44,15 @@ def local(values: Any) -> Any:
     """
     values = list(values) if isinstance(values, Iterator) else values
     if isinstance(values, list | tuple) and len(values) and all(rows := [_row(one) for one in values]):
-        return pd.DataFrame(rows)
+        frame = pd.DataFrame(rows).sort_index(axis=1, key=lambda names: names.map(str))
+        frame.attrs[UNORDERED] = True
+        return frame
     return values.to_pandas() if hasattr(values, "to_pandas") else values
+
+
+def order_notes(values: Any) -> tuple[str, ...]:
+    """UNORDERED of a data frame that `local` made of rows by name."""
+    return (UNORDERED,) if getattr(values, "attrs", {}).get(UNORDERED) else ()
 
 
 def _row(values: Any) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ from calib_bench.evaluation.censored import joint_zeros
 from calib_bench.evaluation.class_names import shown, varying_numbers
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.validation import Predictions, absent_classes
-from calib_bench.evaluation.vocabulary import ROW_IDS, listed, plain
+from calib_bench.evaluation.vocabulary import ROW_IDS, UNORDERED, listed, plain
 
 # ---- shards of one model
 
@@ -161,6 +161,8 @@ def _by_place(first: Predictions, other: Predictions) -> Predictions:
     names, named = (first.classes, first) if first.classes is not None else (other.classes, other)
     if names is None:
         return other
+    if UNORDERED in named.notes:
+        raise Refusal.NO_PLACES.of(named.name, classes=shown(names))
     note = f"classes 0 to {len(names) - 1} were taken for {shown(names)}, which only {named.name} names"
     return other if note in other.notes else replace(other, notes=(*other.notes, note))
 

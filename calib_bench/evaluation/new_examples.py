@@ -40,13 +40,15 @@ def read_new(path: Path, kind: str | None = None) -> tuple[Predictions, bool]:
         return unlabelled(npy(path), kind, str(path)), False
     is_archive = suffix in (".npz", ".safetensors")
     arrays: Mapping[str, Array]
+    notes: list[str] = []
     if is_archive:
         arrays = npz(path) if suffix == ".npz" else safetensors(path)
     else:
-        arrays = _without_empty_labels(read_table(path)[0])
+        columns, notes = read_table(path)
+        arrays = _without_empty_labels(columns)
     if _has_labels(arrays, str(path), kind):
         return read(str(path), kind=kind, trust=True)[0], True
-    return replace(without_labels(arrays, str(path), kind, not is_archive), name=path.stem), False
+    return replace(without_labels(arrays, str(path), kind, not is_archive, notes), name=path.stem), False
 
 
 def _has_labels(arrays: Mapping[str, Array], origin: str, kind: str | None) -> bool:

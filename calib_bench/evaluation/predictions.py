@@ -20,7 +20,7 @@ from calib_bench.evaluation import hdf5
 from calib_bench.evaluation.formats import load
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.stored import is_trial, stored, stored_arrays
-from calib_bench.evaluation.validation import Predictions, check
+from calib_bench.evaluation.validation import Predictions, check, refuse_places
 from calib_bench.evaluation.vocabulary import KINDS
 from calib_bench.store.store import Store, is_run
 from calib_bench.system import files
@@ -94,7 +94,7 @@ def _read(place: str, split: str, kind: str | None, trust: bool, labels: str | N
     pa.default_memory_pool().release_unused()  # of a table that was read: as much again as its numbers take
     origin = next(iter(inputs))
     checked = check(content.values, content.labels, content.kind, origin, trust=trust, notes=content.notes, ours=True)
-    return replace(
+    named = replace(
         checked,
         name=part if hdf5.is_hdf5(origin) and part else path.stem,
         sha256=inputs,
@@ -104,6 +104,8 @@ def _read(place: str, split: str, kind: str | None, trust: bool, labels: str | N
         groups=content.groups,
         has_calibration=content.has_calibration,
     )
+    refuse_places(named)
+    return named
 
 
 def _inputs(place: str, path: Path, part: str) -> dict[str, str]:

@@ -193,6 +193,10 @@ class Refusal(StrEnum):
 
     # in memory
     NO_ARRAY = "None is given where an array is expected"
+    NO_PLACES = (
+        "each row names its classes ({classes}), in no order, and nothing says which number is which class: give "
+        "labels, and all other predictions, by the same names, or call the classes by their numbers, 0, 1..."
+    )
     TOP_ALONE = (
         "label and score are of each row's most probable class alone: ask for all classes, pipeline(texts, top_k=None)"
     )

@@ -14,6 +14,7 @@ from calib_bench.evaluation import Array, confidence
 from calib_bench.evaluation.censored import Zeros, clip_note, zeros_of
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.resolution import narrowest, resolution, slack
+from calib_bench.evaluation.vocabulary import UNORDERED
 from calib_bench.metrics import masks
 
 TOLERANCE = 1e-3
@@ -123,6 +124,12 @@ def check(
     return Predictions(
         torch.from_numpy(Z_NK), torch.from_numpy(y), kind, exact, name, {}, tuple(all_notes), zeros=zeros
     )
+
+
+def refuse_places(predictions: Predictions) -> None:
+    """Raises DataError where labels are places among classes that have names and no order."""
+    if UNORDERED in predictions.notes and predictions.classes is not None and not predictions.by_name:
+        raise Refusal.NO_PLACES.of(predictions.name, classes=", ".join(predictions.classes[:10]))
 
 
 def _of_confidence(probabilities: Predictions) -> Predictions:

@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable
 
 ANSWER = {"label", "score"}
 """What classification pipelines say of a class."""
+UNORDERED = "each row names its classes, whose order says nothing"
+"""A note on predictions whose classes have names and no places."""
 KINDS: dict[str, tuple[str, ...]] = {
     "logits": ("logits", "logit"),
     "probabilities": ("probabilities", "probability", "probs", "prob", "probas", "proba", "predict_proba", "y_prob"),

@@ -29,7 +29,12 @@ def table(advices: Sequence[Advice]) -> str:
         cells = [cells[name] for _, cells in columns]
         if any(cells):
             rows.append([label, *cells])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return _aligned(rows)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Lines of cells, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 

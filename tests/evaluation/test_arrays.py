@@ -221,6 +221,23 @@ def test_arrays_that_may_be_sequences_of_one_model_are_noted() -> None:
         assert not any("reshape" in text for text in frame.attrs["warnings"])
 
 
+@pytest.mark.parametrize("form", ["rows", "pipeline"])
+def test_rows_that_name_their_classes_have_no_places_for_numbers(form: str) -> None:
+    rows: list[Any] = [dict(zip(NAMES, row, strict=True)) for row in Z.tolist()]
+    if form == "pipeline":
+        rows = [[{"label": k, "score": row[k]} for k in sorted(row, key=row.__getitem__)] for row in rows]
+    with pytest.raises(DataError, match="nothing says which number is which class"):
+        calib_bench.evaluate(rows, Y)
+    with pytest.raises(DataError, match="nothing says which number is which class"):
+        calib_bench.evaluate(rows[:30], WORDS[:30], (Z[30:], Y[30:]), calibrators="vector_scaling")
+    with pytest.raises(DataError, match="nothing says which number is which class"):
+        calib_bench.fit("vector_scaling", Z, Y).predict_proba(rows)
+    fit = calib_bench.fit("vector_scaling", rows, WORDS)
+    assert fit.class_names == tuple(NAMES)  # by the alphabet, not by the first row's scores
+    expected = calib_bench.fit("vector_scaling", pd.DataFrame(Z, columns=NAMES), WORDS).predict_proba(Z)
+    np.testing.assert_allclose(fit.predict_proba(rows), expected, rtol=1e-9)
+
+
 def test_the_answer_of_the_most_probable_class_alone_is_refused() -> None:
     with pytest.raises(DataError, match="top_k=None"):
         calib_bench.evaluate([{"label": name, "score": 0.9} for name in WORDS], WORDS, kind="probabilities")

@@ -122,6 +122,10 @@ def test_rows_may_hold_objects_of_classes(form: str, suffix: str, tmp_path: Path
     else:
         write = parquet.write_table if suffix == "parquet" else write_feather
         write(pa.Table.from_pylist(rows), path)
+    table = pa.Table.from_pylist([{**row, "label": int(y)} for row, y in zip(rows, Y, strict=True)])
+    parquet.write_table(table, tmp_path / "numbers.parquet")
+    with pytest.raises(DataError, match="nothing says which number is which class"):
+        read(str(tmp_path / "numbers.parquet"), kind="logits")
     (found,) = read(str(path), kind="logits")
     order = [(found.classes or ()).index(c) for c in classes]
     assert found.Z_NK[:, order].tolist() == Z.tolist()

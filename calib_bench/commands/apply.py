@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,7 +51,11 @@ def _apply(fit: Fitted, beta: float, arguments: Namespace) -> None:
 
     new, has_labels = read_new(arguments.test, check_kind(arguments.kind))
     new = fit.matched(new)
-    p_NK = fit.log_proba_of(new, beta if arguments.raw else 1.0).exp().numpy()
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always")
+        p_NK = fit.log_proba_of(new, beta if arguments.raw else 1.0).exp().numpy()
+    for doubt in doubts:
+        print(f"note: {doubt.message}", file=sys.stderr)
     out = arguments.out or Path(f"{arguments.test.name.partition('.')[0]}-calibrated.npz")
     labels = new.y_N.numpy() if has_labels else None
     ids = next((one.astype(str) for one in new.ids.values()), None)

@@ -121,7 +121,7 @@ def tell_departures(settings: UserSettings, resolved: Settings, console: Console
     for sentence in (*settings.idle(), *_unused(settings, list(resolved.spaces.values()))):
         console.print(f"note: {sentence}", markup=False)
     if resolved.precision == "bf16" and device_type(resolved.execution) == "cpu" and not has_bfloat16():
-        console.print("note: this processor has no instructions for bfloat16: precision=fp32 is several times as fast")
+        console.print("note: this processor has no instructions for bfloat16: precision=fp32 is likely to be faster")
     betas = settings.beta or registry.task(resolved.task).beta
     if settings.reference not in betas and settings.reference in resolved.beta and not settings.pretrained:
         console.print(f"note: beta={settings.reference:g} is added, the reference that others are compared with")

@@ -61,6 +61,15 @@ def test_ids_are_kept_and_an_empty_column_of_labels_is_none(folder: Path) -> Non
     assert np.load("out.npz")["ids"].tolist() == [*"abcd"]
 
 
+def test_probabilities_are_noted_where_logits_were_fitted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    calib_bench.fit("vector_scaling", Z[:300], Y[:300]).save("fit.safetensors")
+    P = np.exp(Z) / np.exp(Z).sum(1, keepdims=True)
+    for values, noted in ((P, True), (Z, False)):
+        np.savez("mine.npz", logits=values)
+        assert main(["apply", "fit.safetensors", "test=mine.npz"]) == 0
+        assert capsys.readouterr().err.startswith("note: mine: vector_scaling was fitted to logits") == noted
+
+
 def test_several_models_have_fits_of_their_own(folder: Path) -> None:
     for seed in (0, 1):
         np.savez(f"seed{seed}_cal.npz", logits=(1 + seed) * Z[:300], labels=Y[:300])

@@ -18,7 +18,7 @@ from calib_bench.analysis.scores import MEANS, REPAIRED, SETS, SeedScores, diffe
 from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_slopes
 from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.evaluation.confidence import measure_alone
-from calib_bench.evaluation.models import Model, calibrated, calibration_predictions, calibration_set
+from calib_bench.evaluation.models import Model, calibrated, calibration_predictions, calibrator_input
 from calib_bench.metrics import PredictionSets, confidence_n, entropy_n, measure, prediction_sets
 from calib_bench.metrics.binned import BINS, equal_width
 
@@ -95,10 +95,10 @@ def score_fits(
             scored.classwise.append(_binned(logp_NK.exp(), one_hot(y_N, logp_NK.shape[1]), bins))
         if calibrator is None or method == REPAIRED:
             _add_sets(scored.sets, metrics, model, calibrator, logp_NK)
-        if method == REPAIRED and params:
-            Z_NK, fitted_y_N = calibration_set(model)
+        if method == REPAIRED and params and model.calibration is not None:
+            Z_MK = calibrator_input(model, model.calibration).double()
             scored.at_bound.append(bool(params["at_bound"]))
-            scored.log_kappa.append(log_kappa_n(Z_NK.double(), fitted_y_N, float(params["temperature"])))
+            scored.log_kappa.append(log_kappa_n(Z_MK, model.calibration.y_N, float(params["temperature"])))
             scored.slopes.append(temperature_slopes(logp_NK, y_N))
     return scored
 

@@ -346,3 +346,16 @@ def test_over_batches_it_is_that_of_all(metric: Any) -> None:
     over_batches.reset()
     over_batches.update(z[:50], y[:50])
     torch.testing.assert_close(over_batches.compute(), metric(z[:50], y[:50]))
+
+
+def test_confidences_alone_may_come_with_answers_of_any_type() -> None:
+    """Answers that are True and False had ended in an error, and float32 ones gave means in float32."""
+    p, right = torch.tensor([0.9, 0.6, 0.7]), torch.tensor([True, False, True])
+    expected = metrics.measure_confidence(p.double(), right.double())
+    for hit in (right, right.int(), right.float()):
+        found = metrics.measure_confidence(p, hit)
+        assert all(value.dtype == torch.float64 for value in found.values())
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+    for wrong_p, wrong_hit in ((100 * p, right), (p, right[:2]), (p * math.nan, right), (p, 2 * right.int())):
+        with pytest.raises(UserError):
+            metrics.measure_confidence(wrong_p, wrong_hit)

@@ -230,8 +230,9 @@ def choice_variance(shift_BS: ArrayLike) -> float:
     """Variance that a choice adds to a mean, from what other choices would have changed it by.
 
     The mean over draws of the square of the change, about the choice as made: of two candidates that are truly alike
-    its expectation is 4 arctan(sqrt 2) / pi = 1.2 times the variance of the choice. Where there are several seeds it is the mean product over pairs of
-    different seeds, so that the seeds' own noise in the changes does not count; never below 0.
+    its expectation is 4 arctan(sqrt 2) / pi = 1.2 times the variance of the choice. Where there are several seeds it is
+    the mean product over pairs of different seeds, so that the seeds' own noise in the changes does not count; never
+    below 0.
 
     Args:
         shift_BS: change of the mean under each of S seeds in each of B draws; axes before these are ways to make the

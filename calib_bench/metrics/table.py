@@ -70,8 +70,8 @@ def measure_confidence(p: Tensor, hit: Tensor, bins: int = BINS) -> dict[str, Te
         bins: of calibration errors by binning.
 
     Returns:
-        float64. Scalars [...]: accuracy, ece, adaptive_ece, smece, mce, debiased_squared_ece, mean_confidence, aurc, e_aurc,
-        auroc, augrc, coverage_at_5_risk, risk_at_80_coverage; and correct_n and confidence_n [..., N].
+        float64. Scalars [...]: accuracy, ece, adaptive_ece, smece, mce, debiased_squared_ece, mean_confidence, aurc,
+        e_aurc, auroc, augrc, coverage_at_5_risk, risk_at_80_coverage; and correct_n and confidence_n [..., N].
 
     Raises:
         UserError: shapes differ, or numbers are others.

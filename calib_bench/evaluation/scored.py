@@ -95,10 +95,10 @@ def score_fits(
             scored.classwise.append(_binned(logp_NK.exp(), one_hot(y_N, logp_NK.shape[1]), bins))
         if calibrator is None or method == REPAIRED:
             _add_sets(scored.sets, metrics, model, calibrator, logp_NK)
-        if method == REPAIRED and params and model.calibration is not None:
-            Z_MK = calibrator_input(model, model.calibration).double()
+        if method == REPAIRED and params:
+            Z_MK = calibrator_input(model, model.to_fit).double()
             scored.at_bound.append(bool(params["at_bound"]))
-            scored.log_kappa.append(log_kappa_n(Z_MK, model.calibration.y_N, float(params["temperature"])))
+            scored.log_kappa.append(log_kappa_n(Z_MK, model.to_fit.y_N, float(params["temperature"])))
             scored.slopes.append(temperature_slopes(logp_NK, y_N))
     return scored
 

@@ -80,10 +80,10 @@ def measure_confidence(p: Tensor, hit: Tensor, bins: int = BINS) -> dict[str, Te
     >>> round(float(measure_confidence(torch.tensor([0.9, 0.6, 0.7]), torch.tensor([1.0, 0.0, 1.0]))["ece"]), 4)
     0.3333
     """
-    if p.shape != hit.shape or not p.numel():
+    if p.shape != hit.shape:
         raise UserError(f"There are confidences of shape {tuple(p.shape)} and answers of shape {tuple(hit.shape)}.")
     p, hit = p.double(), hit.double()
-    if not bool((p.sub(0.5).abs() <= 0.5 + ROUNDING).all() and (hit * (1 - hit) == 0).all()):
+    if not bool((((p - 0.5).abs() <= 0.5 + ROUNDING) & (hit * (1 - hit) == 0)).all()):
         raise UserError("A confidence is a number from 0 to 1, and an answer is right (1) or wrong (0).")
     width, mass = equal_width(p, bins), equal_mass(p, bins)
     error = ranked_errors(p, hit)

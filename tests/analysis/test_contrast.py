@@ -1027,13 +1027,16 @@ def test_both_sources_count_in_levels_over_beta(chosen: Measured) -> None:
     bare = best_beta.levels(replace(arm, redrawn_choice=None, log_kappa=None), False)
     values = best_beta.results(arm)
     for result, own in values.items():
-        assert bare[result].high == pytest.approx(crossed_interval(own).high)
+        scale = "share" if result == "error" else "identity"
+        assert bare[result].high == pytest.approx(crossed_interval(own, scale=scale).high)
         assert bare[result].high <= fixed[result].high < every[result].high
     assert bare["repaired log loss"].high < fixed["repaired log loss"].high
     wrong = np.array([[1.0] * 19 + [0.0], [0.0] + [1.0] * 19])
     raw = arm.examples["raw"] | {"correct": torch.from_numpy(1 - wrong)}
     few = replace(arm, examples=arm.examples | {"raw": raw}, seeds=arm.seeds[:2], redrawn_choice=None, log_kappa=None)
     assert best_beta.levels(few, False)["error"].high <= 1
+    raw["correct"] = torch.ones(2, 20)
+    assert best_beta.levels(few, False)["error"].high == pytest.approx(1 - 0.025 ** (1 / 20))  # and not [0, 0]
 
 
 def test_calibration_examples_count_in_a_best_beta(chosen: Measured) -> None:

@@ -975,6 +975,16 @@ def test_the_choice_counts_in_the_best_and_the_worst_seed(chosen: Measured) -> N
     assert added > 0
 
 
+def test_the_best_of_accuracies_near_one_stays_below_it(chosen: Measured) -> None:
+    arm = replace(chosen.arms[1.0], redrawn_choice=None)
+    correct = torch.ones(len(arm.seeds), 20, dtype=torch.float64)
+    correct[0, 0] = 0
+    near = replace(arm, examples=arm.examples | {"raw": arm.examples["raw"] | {"correct": correct}})
+    row = peak_rows(near, None, False)[0]
+    assert row["result"] == "accuracy"
+    assert max(row[f"{kind}_high"] for kind in ("best", "mean", "worst")) == 1
+
+
 def test_both_sources_count_in_a_2x2_as_in_a_contrast(chosen: Measured) -> None:
     """With one factor that does nothing, the other one's effects are the contrast of two arms."""
     reference, arm = chosen.arms[1.0], chosen.arms[10.0]

@@ -615,6 +615,14 @@ def test_the_gain_is_that_of_left_out_choices(settings: Settings) -> None:
     assert "6 seeds, 300 test examples" in seed_spread.GAIN_TABLE.table(frame, settings).note
 
 
+def test_the_limits_of_a_gain_stay_in_the_range_of_a_difference() -> None:
+    right = np.random.default_rng(0).random((2, 50)) < [[0.95], [0.6]]
+    arms = [sown(0.1, right.astype(float), [0.0, 0.0]), sown(1.0, np.full((2, 50), 0.5), [1.0, 1.0])]
+    gains = {row["result"]: row for row in seed_spread.gain(arms, 1.0, False)}
+    assert gains["log loss"]["gain_high"] > 1
+    assert (gains["accuracy"]["gain_low"], gains["accuracy"]["gain_high"]) == (-1, 1)
+
+
 def test_no_gain_is_claimed_where_there_is_none(settings: Settings) -> None:
     """Betas that differ by luck alone: the best on the selection split is no better on the test split."""
     rng = np.random.default_rng(3)
@@ -672,6 +680,8 @@ def test_collapsed_seeds_are_counted_with_a_rate_and_a_mean_without_them(setting
     note = collapse.TABLE.table(pd.DataFrame([row]), settings).note
     assert "do not cover collapses that were not seen" in note
     assert collapse.warnings([]) == [] == collapse.rows(pd.DataFrame(), settings)
+    (near_one,) = collapse.rows(trials([0.99, 1.0, 0.96, 0.12]), settings)
+    assert near_one["accuracy_without_high"] == 1
 
 
 def test_trials_that_guess_have_collapsed_even_if_all_do(settings: Settings) -> None:

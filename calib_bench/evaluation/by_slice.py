@@ -37,7 +37,8 @@ NOTE = (
 DIFFERENCES_NOTE = (
     "Slice less all other examples, whose samples are independent; a star marks p < .05 after Holm's correction over "
     "slices, for each method. There is no difference of ECEs, since an ECE grows as examples get fewer; overconfidence "
-    "does not. Intervals after calibration hold for these fits."
+    "does not. A side with fewer than 30 wrong answers is taken to vary as all examples do, at least: a few right ones "
+    "hide how far others would be off. Intervals after calibration hold for these fits."
 )
 TOO_FEW = (
     "Slices of fewer than {least} examples have no numbers of their own, and are among the rest of others: {names}."
@@ -194,13 +195,42 @@ def _differences(scored: Scored, places: Sequence[Tensor], nested: bool) -> Row:
     """A slice less the rest in the means over examples, and in overconfidence."""
     metrics = [metric for metric in CONTRASTED if metric in scored.metrics and metric in MEANS]
     values = {metric: [rows.numpy() for rows in scored.examples[MEANS[metric]]] for metric in metrics}
-    gap = {OVERCONFIDENCE: [c - right for c, right in zip(*scored.top, strict=True)]}
-    intervals = {}
-    for metric, rows in {**values, **gap}.items():
-        apart = [less_rest(row, place.numpy()) for row, place in zip(rows, places, strict=True)]
-        with np.errstate(invalid="ignore"):  # an infinite loss: no interval, which says so
-            intervals[metric] = inference.difference_interval(metric, apart, nested)
-    return row_of(intervals)
+    values[OVERCONFIDENCE] = [c - right for c, right in zip(*scored.top, strict=True)]
+    inside = [place.numpy() for place in places]
+    return row_of({metric: difference(metric, rows, scored.top[1], inside, nested) for metric, rows in values.items()})
+
+
+def difference(
+    metric: str, rows: Sequence[Array], correct: Sequence[Array], inside: Sequence[NDArray[np.bool_]], nested: bool
+) -> inference.Interval:
+    """The mean of the examples inside a slice less that of the others, with its interval.
+
+    Args:
+        metric: what it is the mean of.
+        rows: values [N] of each model.
+        correct: 1 where its answer is right [N].
+        inside: where its examples are in the slice [N].
+        nested: models have test examples of their own.
+    """
+    apart = [less_rest(*pair) for pair in zip(rows, inside, strict=True)]
+    with np.errstate(invalid="ignore"):  # an infinite loss: no interval, which says so
+        interval = inference.difference_interval(metric, apart, nested)
+        if not nested:  # one sample of examples, whatever the number of models
+            rows, correct, inside = [np.mean(rows, 0)], [np.mean(correct, 0)], inside[:1]
+        unseen = sum(map(unseen_variance, rows, correct, inside)) / len(rows) ** 2
+    interval = inference.widened(interval, unseen, source="few errors in a part")
+    return inference.within(interval, metric, difference=True)
+
+
+def unseen_variance(value_N: Array, right_N: Array, inside_N: NDArray[np.bool_]) -> float:
+    """Variance that a difference of two parts' means lacks where one shows few errors, and so little of its own.
+
+    Thirty right answers of a model that is right in 98% are likely, and their losses hardly vary, though their mean is
+    known no better than other thirty's. A part with fewer than `inference.FEWEST` wrong answers is therefore taken to
+    vary as all examples do, at least.
+    """
+    few = [part for part in (inside_N, ~inside_N) if (1 - right_N[part]).sum() < inference.FEWEST]
+    return sum(max(value_N.var(ddof=1) - value_N[part].var(ddof=1), 0.0) / float(part.sum()) for part in few)
 
 
 def less_rest(value_N: Array, inside_N: NDArray[np.bool_]) -> Array:

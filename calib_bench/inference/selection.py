@@ -249,8 +249,10 @@ def choice_variance(shift_BS: ArrayLike) -> float:
     return max(float(square.mean(-1).max()), 0.0)
 
 
-def widened(interval: Interval, variance: float, level: float = 0.95) -> Interval:
-    """An interval that also counts a source of variance independent of those it counts: that of a choice.
+def widened(
+    interval: Interval, variance: float, level: float = 0.95, source: str = "the choice of rate counted"
+) -> Interval:
+    """An interval that also counts a source of variance independent of those it counts, such as that of a choice.
 
     On either side of the mean half widths add in squares, the new one z sqrt(variance), z the normal quantile: a choice
     among a few candidates is bounded and has no tails. The p-value is made to agree with the limits.
@@ -259,6 +261,7 @@ def widened(interval: Interval, variance: float, level: float = 0.95) -> Interva
         interval: one without limits stays as it is.
         variance: of the mean, by the other source.
         level: of `interval`.
+        source: what the method says of it.
     """
     if not variance > 0 or not (math.isfinite(interval.low) and math.isfinite(interval.high)):
         return interval
@@ -275,5 +278,5 @@ def widened(interval: Interval, variance: float, level: float = 0.95) -> Interva
         low=interval.mean - below,
         high=interval.mean + above,
         p=interval.p if math.isnan(interval.p) else max(interval.p, p),
-        method=f"{interval.method}, the choice of rate counted",
+        method=f"{interval.method}, {source}",
     )

@@ -19,6 +19,7 @@ from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_
 from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.evaluation.confidence import measure_alone
 from calib_bench.evaluation.models import Model, calibrated, calibration_predictions, calibrator_input
+from calib_bench.inference.scores import with_doubt
 from calib_bench.metrics import PredictionSets, confidence_n, entropy_n, measure, prediction_sets
 from calib_bench.metrics.binned import BINS, equal_width
 
@@ -27,6 +28,9 @@ MOST_CELLS = 4_000_000
 """Most entries S x N x K of probabilities for which classwise ECE has an interval, which costs 1,000 times that."""
 CONTRASTED = ("accuracy", "log_loss", "brier", "ece")
 """Metrics in which methods are compared."""
+OF_ERRORS = ("log_loss", "brier")
+"""Means of which a few wrong examples are a large part, so that limits are in doubt where hardly any was seen: a sample
+without one has small losses that hardly vary, and no skewness to tell. Accuracy has exact limits."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +240,8 @@ def _threshold(influences: Sequence[Sequence[Tensor]], apart: bool) -> inference
 def _mean_interval(metric: str, scored: Scored, nested: bool) -> inference.Interval:
     """The interval of a mean over examples and seeds."""
     rows = [values.numpy() for values in scored.examples[MEANS[metric]]]
-    return inference.score_interval(metric, rows, nested, fitted_to(metric, scored))
+    interval = inference.score_interval(metric, rows, nested, fitted_to(metric, scored))
+    return with_doubt(interval, [scored.top[1]], nested) if metric in OF_ERRORS else interval
 
 
 def _binned(p: Tensor, hit: Tensor, bins: int) -> inference.Binned:
@@ -296,5 +301,6 @@ def contrasts(scored: Scored, other: Scored, nested: bool, apart: bool = False) 
     intervals = {}
     for metric in (metric for metric in CONTRASTED if metric in scored.metrics):
         fit = fitted_to(metric, scored, other if other.slopes else None, apart)
-        intervals[metric] = difference(metric, scored, other, nested, fit)
+        interval = difference(metric, scored, other, nested, fit)
+        intervals[metric] = with_doubt(interval, [scored.top[1], other.top[1]], nested)
     return intervals

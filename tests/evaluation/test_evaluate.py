@@ -342,6 +342,19 @@ def test_intervals_stay_in_range_and_few_errors_are_marked(tmp_path: Path) -> No
     assert (row.accuracy_low, row.accuracy_high) == (pytest.approx(0.025 ** (1 / 60)), 1)
 
 
+def test_losses_of_a_sample_without_errors_are_in_doubt() -> None:
+    """Of a model right in 99.5% a third of samples of 200 have no error; limits of their small losses never covered."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 200)
+    sharp = 4 * np.eye(3)[y] + rng.uniform(size=(200, 3))
+    a, b = (Model(check(scale * sharp, y, "logits", f"{scale}")) for scale in (1.0, 1.5))
+    metrics_of_a = evaluate([a], {}).tables["metrics"].frame.iloc[0]
+    assert metrics_of_a.doubtful.startswith("few errors: ")
+    assert {"log loss", "brier"} <= {*metrics_of_a.doubtful.removeprefix("few errors: ").split(", ")}
+    frame = compare([a], [b]).tables["comparison"].frame.set_index("metric")
+    assert frame.doubtful["log_loss"] == frame.doubtful["brier"] == "few errors"
+
+
 def test_differences_stay_in_range(tmp_path: Path) -> None:
     a = [good(tmp_path, f"a{seed}", wrong) for seed, wrong in enumerate((0, 1, 4))]
     b = [good(tmp_path, f"b{seed}", wrong) for seed, wrong in enumerate((60, 59, 10))]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from calib_bench import inference
 from calib_bench.analysis.findings import Finding, established
-from calib_bench.analysis.result_rows import TWO_KINDS, Row, adjusted, limits, marks_note, row_of
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, adjusted, marks_note, row_of
 from calib_bench.analysis.scores import MEANS, RAW
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.study import Analysis, Table
@@ -22,6 +22,7 @@ from calib_bench.evaluation.findings import FEW, MAIN, NAMES, UNITS, doubts_of, 
 from calib_bench.evaluation.models import Model, calibrated, collapsed_models
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.scored import CONTRASTED, Scored, score_fits, summary
+from calib_bench.inference.scores import with_doubt
 from calib_bench.metrics.binned import BINS
 
 Array = NDArray[np.float64]
@@ -106,9 +107,10 @@ class BySlice:
 
     def _row(self, name: str, method: str, places: list[Tensor], scored: Scored, models: list[Model]) -> Row:
         gap = [c - right for c, right in zip(*scored.top, strict=True)]
+        overconfidence = with_doubt(inference.crossed_interval(gap, nested=self.nested), [scored.top[1]], self.nested)
         row = {"slice": name, "examples": _examples(places), "method": method}
-        row |= summary(scored, self.nested, [model.test.y_N for model in models])
-        return row | limits(OVERCONFIDENCE, inference.crossed_interval(gap, nested=self.nested))
+        y = [model.test.y_N for model in models]
+        return row | summary(scored, self.nested, y, {OVERCONFIDENCE: overconfidence})
 
     def tables(self) -> dict[str, Table]:
         """The main numbers by slice, every number, and each slice less the rest."""

@@ -394,6 +394,15 @@ def test_a_small_slice_without_errors_is_no_better_for_certain() -> None:
     assert differs <= 5
 
 
+def test_overconfidence_of_a_slice_without_errors_is_in_doubt() -> None:
+    """It is below zero with limits that say so for certain, though an error or two are what such examples lack."""
+    sharp = 4 * np.eye(3)[Y[TEST]] + RNG.uniform(size=(400, 3))
+    test = replace(check(sharp, Y[TEST], "logits", "test"), groups=np.repeat(["a", "b"], [50, 350]).astype(object))
+    frame = evaluate([Model(test)], {}, groups="half").tables["slice_metrics"].frame.set_index("slice")
+    assert frame.overconfidence_high["a"] < 0
+    assert frame.doubtful["a"].endswith(", overconfidence")
+
+
 def test_slices_with_too_few_examples_are_compared_with_nothing() -> None:
     test = check(Z[TEST], Y[TEST], "logits", "test")
     many = np.array([f"s{i % 25}" for i in range(400)], dtype=object)

@@ -110,7 +110,8 @@ class BySlice:
         overconfidence = with_doubt(inference.crossed_interval(gap, nested=self.nested), [scored.top[1]], self.nested)
         row = {"slice": name, "examples": _examples(places), "method": method}
         y = [model.test.y_N for model in models]
-        return row | summary(scored, self.nested, y, {OVERCONFIDENCE: overconfidence})
+        limits = {OVERCONFIDENCE: overconfidence}
+        return row | summary(scored, self.nested, y, **limits) | {OVERCONFIDENCE: overconfidence.mean}
 
     def tables(self) -> dict[str, Table]:
         """The main numbers by slice, every number, and each slice less the rest."""

@@ -142,15 +142,12 @@ def _add_sets(
             metrics.setdefault(f"{kind}_{what}", []).append(float(of_kind.of(what)[0].mean()))
 
 
-def summary(
-    scored: Scored, nested: bool, y: Sequence[Tensor], more: Mapping[str, inference.Interval] | None = None
-) -> Row:
-    """Every metric's mean over seeds with its interval, and of `more`; the null ECE, and kappa where there is one."""
+def summary(scored: Scored, nested: bool, y: Sequence[Tensor], **more: inference.Interval) -> Row:
+    """Every metric's mean over seeds with its interval, the null ECE, and kappa where there is one; limits of `more`."""
     S = len(y)
     intervals = {name: inference.within(interval, name) for name, interval in _intervals(scored, nested, y).items()}
     row: Row = {name: math.fsum(values) / S for name, values in scored.metrics.items()}
-    for name, interval in (more or {}).items():
-        row[name], intervals[name] = interval.mean, interval
+    intervals |= more
     for name, interval in intervals.items():
         row |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
     row["ece_null"] = math.fsum(null for null, _ in scored.nulls) / S

@@ -154,7 +154,7 @@ def _of_kept(interval: Interval) -> Interval:
     from nearly none to three in ten at the very threshold.
     """
     N, share = interval.n_examples, round(interval.mean)
-    if N < 2 or abs(interval.mean - share) * N > SLACK:
+    if abs(interval.mean - share) * N > SLACK:
         return interval
     exact = exact_interval(replace(interval, mean=float(share), n_examples=kept(N, COVERAGE)))
     return replace(exact, n_examples=N)

@@ -143,7 +143,7 @@ def _add_sets(
 
 
 def summary(scored: Scored, nested: bool, y: Sequence[Tensor], **more: inference.Interval) -> Row:
-    """Every metric's mean over seeds with its interval, the null ECE, kappa where there is one, and limits of `more`."""
+    """Every metric's mean over seeds with its interval, the null ECE, kappa if there is one, and limits of `more`."""
     S = len(y)
     intervals = {name: inference.within(interval, name) for name, interval in _intervals(scored, nested, y).items()}
     row: Row = {name: math.fsum(values) / S for name, values in scored.metrics.items()}

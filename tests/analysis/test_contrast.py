@@ -1137,7 +1137,7 @@ def test_few_errors_are_marked_in_contrasts_matched_and_trials(world: Measured, 
     few = with_errors(arm, 10)
     assert "few errors" not in contrast(arm, reference, False).get("doubtful", "")
     for pair in ((few, reference), (reference, few)):
-        assert "few errors: accuracy" in contrast(*pair, False)["doubtful"]
+        assert "few errors: accuracy, log loss total, log loss conf, log loss dyn" in contrast(*pair, False)["doubtful"]
         rows = matched.rows_of(matched.compare(*pair, world.store), world.name(WRONGER), False)
         by_metric = {row["metric"]: row.get("doubtful", "") for row in rows}
         assert "few errors: total" in by_metric["accuracy"]

@@ -148,6 +148,16 @@ def mix_uniform(q_NK: Tensor, share: Tensor, where_NK: Tensor | None = None) -> 
     return torch.log_softmax(logp_NK if where_NK is None else logp_NK.masked_fill(where_NK, -torch.inf), 1)
 
 
+def with_answers_of(Z_NK: Tensor, logp_NK: Tensor) -> Tensor:
+    """Log probabilities, written in place, whose largest is that of the largest logit alone.
+
+    For maps that keep the order of the classes, where rounding undoes that or makes equals of them: the largest is
+    raised by its last digit.
+    """
+    top_N1 = logp_NK.amax(1, keepdim=True)
+    return logp_NK.scatter_(1, Z_NK.argmax(1, keepdim=True), top_N1.nextafter(torch.zeros_like(top_N1)))
+
+
 def uniform_share(y_N: Tensor) -> Tensor:
     """The uniform's share 1 / (N + 1), float64 []: as if one more example had been seen, of every label at once."""
     return torch.tensor(1 / (len(y_N) + 1), dtype=torch.float64)

@@ -19,7 +19,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from calib_bench.baselines._solvers import checked
+from calib_bench.baselines._solvers import checked, with_answers_of
 from calib_bench.baselines._stacks import checked_stack
 from calib_bench.baselines.temperature_scaling import fit_temperature, fit_temperatures
 from calib_bench.core.baseline import Calibrator, Params
@@ -160,8 +160,8 @@ def apply_ensemble(params: Params, Z_NK: Tensor) -> Tensor:
     scaled_NK = torch.log_softmax(Z_NK / params["temperature"], 1) + log_w[0]
     logp_NK = torch.logaddexp(scaled_NK, torch.log_softmax(Z_NK, 1) + log_w[1])
     logp_NK = torch.log_softmax(masks.without(torch.logaddexp(logp_NK, log_w[2] + _uniform(Z_NK)), Z_NK), 1)
-    # Every part keeps the order of the classes; rounding of the sum must not undo that.
-    return logp_NK.scatter_(1, Z_NK.argmax(1, keepdim=True), logp_NK.amax(1, keepdim=True))
+    # Every part keeps the order of the classes, but the uniform, which may be left alone, tells of none.
+    return with_answers_of(Z_NK, logp_NK)
 
 
 BASELINE = Calibrator(

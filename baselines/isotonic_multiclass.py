@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from calib_bench.baselines._solvers import checked, log_odds, mix_uniform, uniform_share
+from calib_bench.baselines._solvers import checked, log_odds, mix_uniform, uniform_share, with_answers_of
 from calib_bench.baselines._tallies import tally
 from calib_bench.baselines.isotonic import steps
 from calib_bench.core.baseline import Calibrator, Params
@@ -47,8 +47,7 @@ def apply_isotonic_multiclass(params: Params, Z_NK: Tensor) -> Tensor:
     logp_NK = mix_uniform(
         torch.from_numpy(q_NK) + STRICT * Z_NK.double().softmax(1), params["uniform"], masks.masked(Z_NK)
     )
-    # The function keeps the order of the classes; rounding must not undo that.
-    return logp_NK.scatter_(1, Z_NK.argmax(1, keepdim=True), logp_NK.amax(1, keepdim=True))
+    return with_answers_of(Z_NK, logp_NK)  # rounding may undo that the function keeps the order of the classes
 
 
 BASELINE = Calibrator(

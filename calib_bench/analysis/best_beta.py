@@ -22,7 +22,7 @@ from calib_bench.analysis.result_rows import TWO_KINDS, Row, cell
 from calib_bench.analysis.scores import REPAIRED
 from calib_bench.analysis.tables import STAR, TableSpec
 from calib_bench.errors import counted
-from calib_bench.inference import Interval, Resampled, crossed_interval, percentile, refitted, resampled_means, within
+from calib_bench.inference import Interval, Resampled, percentile, refitted, resampled_means, score_interval, within
 from calib_bench.inference.arrays import Array
 
 RESULTS = {"repaired log loss": ("temperature_scaling", "log_loss"), "error": ("raw", "correct")}
@@ -91,9 +91,9 @@ def levels(measures: Measures, nested: bool) -> dict[str, Interval]:
         return {}
     intervals, shifts = {}, moves(measures)
     for result, values in results(measures).items():
-        method, score = RESULTS[result]
-        mean = crossed_interval(values, nested=nested, fit=own_fit(measures, method, score))
-        intervals[result] = within(with_choice(mean, shifts.get(result)), result.replace(" ", "_"))
+        (method, score), metric = RESULTS[result], result.replace(" ", "_")
+        mean = score_interval(metric, values, nested, own_fit(measures, method, score))
+        intervals[result] = within(with_choice(mean, shifts.get(result)), metric)
     return intervals
 
 

@@ -17,7 +17,7 @@ from calib_bench.analysis.tables import TableSpec
 from calib_bench.core.fate import DEAD, DIVERGED
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.inference import collapsed, crossed_interval, rate
+from calib_bench.inference import collapsed, crossed_interval, rate, within
 from calib_bench.inference.collapse import SEEDS, TIMES
 
 NAMES = ("model", "variant", "beta", "objective", "intervention", "switch", "search")
@@ -64,7 +64,7 @@ def _row(arm: pd.DataFrame, name: Row, classes: int) -> Row:
         row[result] = float(values.mean())
         if row["mixed"]:
             without = crossed_interval(values[~lost_S][:, None], nested=True)
-            row |= limits(f"{result}_without", without)
+            row |= limits(f"{result}_without", within(without, result))
     return row
 
 

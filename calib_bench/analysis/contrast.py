@@ -75,14 +75,18 @@ class _Pair:
     ours: list[int]
     theirs: list[int]
 
+    @property
+    def correct(self) -> list[Tensor]:
+        """Whether the answers of the arm and of its reference are right, [S, N] each."""
+        sides = (self.arm, self.ours), (self.reference, self.theirs)
+        return [one.examples["raw"]["correct"][places] for one, places in sides]
+
     def accuracy(self, nested: bool) -> Interval:
         """The difference of accuracy."""
-        correct = [
-            self.arm.examples["raw"]["correct"][self.ours],
-            self.reference.examples["raw"]["correct"][self.theirs],
-        ]
+        right, reference_right = self.correct
         move = shift(self.arm, self.reference, ("raw", "correct", 1))
-        return with_doubt(difference_of("accuracy", correct[0] - correct[1], nested, None, move), correct, nested)
+        difference = difference_of("accuracy", right - reference_right, nested, None, move)
+        return with_doubt(difference, self.correct, nested)
 
     def split(self, score: str, nested: bool) -> tuple[dict[str, Interval], Row]:
         """The difference of a score and its parts, by column, and the columns of the share of confidence."""
@@ -92,10 +96,10 @@ class _Pair:
         raw, repaired = ("raw", score, 1.0), ("temperature_scaling", score, 1.0)
         factors = ((raw,), (raw, (*repaired[:2], -1.0)), (repaired,))
         moves = [shift(self.arm, self.reference, *parts) for parts in factors]
-        intervals = {
-            f"{score}_{part}": difference_of(score, values, nested, fit, move)
-            for part, values, fit, move in zip(PARTS, (total, total - dyn, dyn), fits, moves, strict=True)
-        }
+        intervals = {}
+        for part, values, fit, move in zip(PARTS, (total, total - dyn, dyn), fits, moves, strict=True):
+            difference = difference_of(score, values, nested, fit, move)
+            intervals[f"{score}_{part}"] = with_doubt(difference, self.correct, nested)
         return intervals, _share(f"{score}_conf_share", total - dyn, total, nested, fits[1], moves)
 
     def _difference(self, method: str, score: str) -> Tensor:

@@ -31,7 +31,7 @@ from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.errors import counted
-from calib_bench.inference import Interval, choice_variance, rate, selected_gain, spread, spread_ratio, widened
+from calib_bench.inference import Interval, choice_variance, rate, selected_gain, spread, spread_ratio, widened, within
 from calib_bench.planning.tuning import Arm, joined, trial_at
 
 RESULTS = {"accuracy": ("raw", "correct"), "repaired log loss": (REPAIRED, "log_loss")}
@@ -245,10 +245,10 @@ def _gain(
 
 
 def _with_rates(gain: Interval, chosen: Seeds, reference: Seeds, result: str) -> Interval:
-    """The gain's interval with the choice of both rates counted."""
-    if result not in chosen.moves or result not in reference.moves:
-        return gain
-    return widened(gain, choice_variance(chosen.moves[result] - reference.moves[result]))
+    """The gain's interval with the choice of both rates counted, within the range of such differences."""
+    if result in chosen.moves and result in reference.moves:
+        gain = widened(gain, choice_variance(chosen.moves[result] - reference.moves[result]))
+    return within(gain, result.replace(" ", "_"), difference=True)
 
 
 WHOSE = {True: "seeds that did not take part in choosing it", False: "all seeds, which chose it"}

@@ -14,14 +14,16 @@ def log_kappa_n(Z_NK: Tensor, y_N: Tensor, kappa: float) -> Tensor:
     """log kappa plus the first-order influence of each calibration example on it: [N], whose mean is log kappa.
 
     kappa minimizes the mean log loss of softmax(Z / kappa), so that with s = 1 / kappa the mean of
-    a_n = E_p[Z_n] - Z_n,y is zero, and an example moves log kappa by a_n / (s mean Var_p[Z]): one Newton step.
+    a_n = E_p[Z_n] - Z_n,y is zero, and an example moves log kappa by a_n / (s mean Var_p[Z]): one Newton step. An
+    example whose label is not offered is no part of the fit and has no influence.
     """
     Z_NK = offered(Z_NK)
+    in_fit_N = ~Z_NK.gather(-1, y_N[:, None])[:, 0].isneginf()
     p_NK = (Z_NK / kappa).softmax(-1)
     Z_NK = zeroed(Z_NK)  # a class that is not offered has no part in it
     mean_N = (p_NK * Z_NK).sum(-1)
-    a_N = mean_N - Z_NK.gather(-1, y_N[:, None])[:, 0]
-    variance = ((p_NK * Z_NK.square()).sum(-1) - mean_N.square()).mean()
+    a_N = (mean_N - Z_NK.gather(-1, y_N[:, None])[:, 0]) * in_fit_N
+    variance = (((p_NK * Z_NK.square()).sum(-1) - mean_N.square()) * in_fit_N).mean()
     influence_N = (a_N - a_N.mean()) * kappa / variance
     return math.log(kappa) + torch.where(influence_N.isfinite(), influence_N, 0.0)
 

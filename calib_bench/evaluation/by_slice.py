@@ -14,7 +14,7 @@ from torch import Tensor
 
 from calib_bench import inference
 from calib_bench.analysis.findings import Finding, established
-from calib_bench.analysis.result_rows import TWO_KINDS, Row, adjusted, limits, marks_note, row_of
+from calib_bench.analysis.result_rows import TWO_KINDS, Row, adjusted, marks_note, row_of
 from calib_bench.analysis.scores import MEANS, RAW
 from calib_bench.core.baseline import Calibrator
 from calib_bench.core.study import Analysis, Table
@@ -22,6 +22,7 @@ from calib_bench.evaluation.findings import FEW, MAIN, NAMES, UNITS, doubts_of, 
 from calib_bench.evaluation.models import Model, calibrated, collapsed_models
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.scored import CONTRASTED, Scored, score_fits, summary
+from calib_bench.inference.scores import with_doubt
 from calib_bench.metrics.binned import BINS
 
 Array = NDArray[np.float64]
@@ -37,7 +38,8 @@ NOTE = (
 DIFFERENCES_NOTE = (
     "Slice less all other examples, whose samples are independent; a star marks p < .05 after Holm's correction over "
     "slices, for each method. There is no difference of ECEs, since an ECE grows as examples get fewer; overconfidence "
-    "does not. Intervals after calibration hold for these fits."
+    "does not. A side with fewer than 30 wrong answers is taken to vary as all examples do, at least: a few right ones "
+    "hide how far others would be off. Intervals after calibration hold for these fits."
 )
 TOO_FEW = (
     "Slices of fewer than {least} examples have no numbers of their own, and are among the rest of others: {names}."
@@ -105,9 +107,11 @@ class BySlice:
 
     def _row(self, name: str, method: str, places: list[Tensor], scored: Scored, models: list[Model]) -> Row:
         gap = [c - right for c, right in zip(*scored.top, strict=True)]
+        overconfidence = with_doubt(inference.crossed_interval(gap, nested=self.nested), [scored.top[1]], self.nested)
         row = {"slice": name, "examples": _examples(places), "method": method}
-        row |= summary(scored, self.nested, [model.test.y_N for model in models])
-        return row | limits(OVERCONFIDENCE, inference.crossed_interval(gap, nested=self.nested))
+        y = [model.test.y_N for model in models]
+        limits = {OVERCONFIDENCE: overconfidence}
+        return row | summary(scored, self.nested, y, **limits) | {OVERCONFIDENCE: overconfidence.mean}
 
     def tables(self) -> dict[str, Table]:
         """The main numbers by slice, every number, and each slice less the rest."""
@@ -194,13 +198,42 @@ def _differences(scored: Scored, places: Sequence[Tensor], nested: bool) -> Row:
     """A slice less the rest in the means over examples, and in overconfidence."""
     metrics = [metric for metric in CONTRASTED if metric in scored.metrics and metric in MEANS]
     values = {metric: [rows.numpy() for rows in scored.examples[MEANS[metric]]] for metric in metrics}
-    gap = {OVERCONFIDENCE: [c - right for c, right in zip(*scored.top, strict=True)]}
-    intervals = {}
-    for metric, rows in {**values, **gap}.items():
-        apart = [less_rest(row, place.numpy()) for row, place in zip(rows, places, strict=True)]
-        with np.errstate(invalid="ignore"):  # an infinite loss: no interval, which says so
-            intervals[metric] = inference.difference_interval(metric, apart, nested)
-    return row_of(intervals)
+    values[OVERCONFIDENCE] = [c - right for c, right in zip(*scored.top, strict=True)]
+    inside = [place.numpy() for place in places]
+    return row_of({metric: difference(metric, rows, scored.top[1], inside, nested) for metric, rows in values.items()})
+
+
+def difference(
+    metric: str, rows: Sequence[Array], correct: Sequence[Array], inside: Sequence[NDArray[np.bool_]], nested: bool
+) -> inference.Interval:
+    """The mean of the examples inside a slice less that of the others, with its interval.
+
+    Args:
+        metric: what it is the mean of.
+        rows: values [N] of each model.
+        correct: 1 where its answer is right [N].
+        inside: where its examples are in the slice [N].
+        nested: models have test examples of their own.
+    """
+    apart = [less_rest(*pair) for pair in zip(rows, inside, strict=True)]
+    with np.errstate(invalid="ignore"):  # an infinite loss: no interval, which says so
+        interval = inference.difference_interval(metric, apart, nested)
+        if not nested:  # one sample of examples, whatever the number of models
+            rows, correct, inside = [np.mean(rows, 0)], [np.mean(correct, 0)], inside[:1]
+        unseen = sum(map(unseen_variance, rows, correct, inside)) / len(rows) ** 2
+    interval = inference.widened(interval, unseen, source="few errors in a part")
+    return inference.within(interval, metric, difference=True)
+
+
+def unseen_variance(value_N: Array, right_N: Array, inside_N: NDArray[np.bool_]) -> float:
+    """Variance that a difference of two parts' means lacks where one shows few errors, and so little of its own.
+
+    Thirty right answers of a model that is right in 98% are likely, and their losses hardly vary, though their mean is
+    known no better than other thirty's. A part with fewer than `inference.FEWEST` wrong answers is therefore taken to
+    vary as all examples do, at least.
+    """
+    few = [part for part in (inside_N, ~inside_N) if (1 - right_N[part]).sum() < inference.FEWEST]
+    return sum(max(value_N.var(ddof=1) - value_N[part].var(ddof=1), 0.0) / float(part.sum()) for part in few)
 
 
 def less_rest(value_N: Array, inside_N: NDArray[np.bool_]) -> Array:

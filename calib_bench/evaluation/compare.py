@@ -33,6 +33,7 @@ from calib_bench.evaluation.models import (
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.scored import Scored, contrasts, decision_contrasts, fitted_to, kappa_of, score
 from calib_bench.inference import Interval, difference_interval
+from calib_bench.inference.scores import with_doubt
 
 RAW, CONFIDENCE, DYNAMICS = "as they are", "confidence", "after temperature scaling"
 SPLIT = (
@@ -197,7 +198,8 @@ def _gain(
     rows = zip(*(s.examples[metric] for s in (*raw, *repaired)), strict=True)
     fit = fitted_to(metric, *repaired, apart)
     values = [((p - q) - (r - s)).numpy() for p, q, r, s in rows]
-    return difference_interval(metric, values, nested, None if fit is None else fit.negative())
+    interval = difference_interval(metric, values, nested, None if fit is None else fit.negative())
+    return with_doubt(interval, [scored.top[1] for scored in raw], nested)
 
 
 def _row(stage: str, metric: str, pair: tuple[Scored, Scored] | None, interval: Interval) -> Row:

@@ -13,6 +13,7 @@ from scipy.special import bdtr, bdtrik
 
 from calib_bench import inference
 from calib_bench.core.study import Table
+from calib_bench.inference.ranking import by_confidence
 from calib_bench.metrics.binned import BINS, equal_width
 
 Array = NDArray[Any]
@@ -91,14 +92,14 @@ def _binomial_quantiles(levels: Sequence[float], n: int, p: float) -> Array:
 
 
 def _risk(top: Top, bins: int) -> Iterator[dict[str, float]]:
-    """Points of the curve, mean over models at equal coverages."""
-    shares = np.linspace(1 / COVERAGES, 1, COVERAGES)
+    """Points of the curve, mean over models at equal coverages; equal confidences hold their mean error."""
+    places = np.arange(1, COVERAGES + 1)
     curves = []
     for confidence_N, correct_N in zip(*top, strict=True):
-        order = np.argsort(-confidence_N, kind="stable")
-        risk_N = np.cumsum(1 - correct_N[order]) / np.arange(1, len(order) + 1)
-        curves.append(risk_N[np.ceil(shares * len(order)).astype(int).clip(1) - 1])
-    for share, risk in zip(shares, np.mean(curves, 0), strict=True):
+        order, wrong_N, tied = by_confidence(confidence_N, correct_N)
+        risk_N = tied(wrong_N).cumsum() / np.arange(1, len(order) + 1)
+        curves.append(risk_N[-(-places * len(order) // COVERAGES) - 1])
+    for share, risk in zip(places / COVERAGES, np.mean(curves, 0), strict=True):
         yield {"coverage": float(share), "risk": float(risk)}
 
 

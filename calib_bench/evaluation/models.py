@@ -280,16 +280,16 @@ def calibrated(model: Model, calibrator: Calibrator | None, folds: int = 0, seed
 
 
 def calibration_predictions(model: Model, calibrator: Calibrator | None) -> tuple[Tensor, Tensor]:
-    """Log probabilities [M, K] of the calibration examples, fitted to those very examples, and their labels.
+    """Log probabilities [M, K] of all calibration examples, fitted to those whose label is offered, and their labels.
 
     Args:
         calibrator: None for the model's own.
     """
-    Z_MK, y_M = calibration_set(model)
+    assert model.calibration is not None
+    y_M = model.calibration.y_N
     if calibrator is None:
-        assert model.calibration is not None
-        return model.calibration.Z_NK.double().log_softmax(-1), model.calibration.y_N
-    return calibrate(calibrator, Z_MK, y_M, Z_MK)[0], y_M
+        return model.calibration.Z_NK.double().log_softmax(-1), y_M
+    return calibrate(calibrator, *calibration_set(model), calibrator_input(model, model.calibration))[0], y_M
 
 
 def calibration_set(model: Model) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,8 @@ from calib_bench.analysis.scores import MEANS, REPAIRED, SETS, SeedScores, diffe
 from calib_bench.analysis.temperature_influence import log_kappa_n, temperature_slopes
 from calib_bench.core.baseline import Calibrator, Params
 from calib_bench.evaluation.confidence import measure_alone
-from calib_bench.evaluation.models import Model, calibrated, calibration_predictions, calibration_set
+from calib_bench.evaluation.models import Model, calibrated, calibration_predictions, calibrator_input
+from calib_bench.inference.scores import with_doubt
 from calib_bench.metrics import PredictionSets, confidence_n, entropy_n, measure, prediction_sets
 from calib_bench.metrics.binned import BINS, equal_width
 
@@ -27,6 +28,9 @@ MOST_CELLS = 4_000_000
 """Most entries S x N x K of probabilities for which classwise ECE has an interval, which costs 1,000 times that."""
 CONTRASTED = ("accuracy", "log_loss", "brier", "ece")
 """Metrics in which methods are compared."""
+OF_ERRORS = ("log_loss", "brier")
+"""Means of which a few wrong examples are a large part, so that limits are in doubt where hardly any was seen: a sample
+without one has small losses that hardly vary, and no skewness to tell. Accuracy has exact limits."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +100,9 @@ def score_fits(
         if calibrator is None or method == REPAIRED:
             _add_sets(scored.sets, metrics, model, calibrator, logp_NK)
         if method == REPAIRED and params:
-            Z_NK, fitted_y_N = calibration_set(model)
+            Z_MK = calibrator_input(model, model.to_fit).double()
             scored.at_bound.append(bool(params["at_bound"]))
-            scored.log_kappa.append(log_kappa_n(Z_NK.double(), fitted_y_N, float(params["temperature"])))
+            scored.log_kappa.append(log_kappa_n(Z_MK, model.to_fit.y_N, float(params["temperature"])))
             scored.slopes.append(temperature_slopes(logp_NK, y_N))
     return scored
 
@@ -138,11 +142,12 @@ def _add_sets(
             metrics.setdefault(f"{kind}_{what}", []).append(float(of_kind.of(what)[0].mean()))
 
 
-def summary(scored: Scored, nested: bool, y: Sequence[Tensor]) -> Row:
-    """Every metric's mean over seeds with its interval, the null ECE, and kappa where there is one."""
+def summary(scored: Scored, nested: bool, y: Sequence[Tensor], **more: inference.Interval) -> Row:
+    """Every metric's mean over seeds with its interval, the null ECE, kappa if there is one, and limits of `more`."""
     S = len(y)
     intervals = {name: inference.within(interval, name) for name, interval in _intervals(scored, nested, y).items()}
     row: Row = {name: math.fsum(values) / S for name, values in scored.metrics.items()}
+    intervals |= more
     for name, interval in intervals.items():
         row |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
     row["ece_null"] = math.fsum(null for null, _ in scored.nulls) / S
@@ -236,7 +241,8 @@ def _threshold(influences: Sequence[Sequence[Tensor]], apart: bool) -> inference
 def _mean_interval(metric: str, scored: Scored, nested: bool) -> inference.Interval:
     """The interval of a mean over examples and seeds."""
     rows = [values.numpy() for values in scored.examples[MEANS[metric]]]
-    return inference.score_interval(metric, rows, nested, fitted_to(metric, scored))
+    interval = inference.score_interval(metric, rows, nested, fitted_to(metric, scored))
+    return with_doubt(interval, [scored.top[1]], nested) if metric in OF_ERRORS else interval
 
 
 def _binned(p: Tensor, hit: Tensor, bins: int) -> inference.Binned:
@@ -296,5 +302,6 @@ def contrasts(scored: Scored, other: Scored, nested: bool, apart: bool = False) 
     intervals = {}
     for metric in (metric for metric in CONTRASTED if metric in scored.metrics):
         fit = fitted_to(metric, scored, other if other.slopes else None, apart)
-        intervals[metric] = difference(metric, scored, other, nested, fit)
+        interval = difference(metric, scored, other, nested, fit)
+        intervals[metric] = with_doubt(interval, [scored.top[1], other.top[1]], nested)
     return intervals

@@ -122,7 +122,7 @@ SCALES = ("identity", "log", "share")
 def _on_scale(interval: Interval, scale: str, level: float) -> Interval:
     m, N = interval.mean, interval.n_examples
     if scale == "share" and m in (0.0, 1.0) and N > 1:
-        return _exact(interval, level)
+        return exact_interval(interval, level)
     if math.isnan(interval.low) or interval.high == interval.low:
         return interval
     if scale == "log" and m > 0:
@@ -134,7 +134,7 @@ def _on_scale(interval: Interval, scale: str, level: float) -> Interval:
     return interval
 
 
-def _exact(interval: Interval, level: float) -> Interval:
+def exact_interval(interval: Interval, level: float = 0.95) -> Interval:
     """Clopper and Pearson's limits of a share of 0 or 1."""
     N = interval.n_examples
     edge = ((1 - level) / 2) ** (1 / N)

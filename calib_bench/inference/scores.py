@@ -21,7 +21,7 @@ RANGES: dict[str, tuple[float, float]] = {
 }  # fmt: skip
 """Where each score can be. A squared error without its bias can be negative, and has no range here."""
 SCALE = {
-    "accuracy": "share", "log_loss": "log", "brier": "log",
+    "accuracy": "share", "error": "share", "log_loss": "log", "brier": "log",
     "lac_coverage": "share", "aps_coverage": "share", "raps_coverage": "share",
 }  # fmt: skip
 """On what scale a mean over examples has its limits (`crossed_interval`); others are cut at the ends of their range."""

@@ -230,8 +230,9 @@ def choice_variance(shift_BS: ArrayLike) -> float:
     """Variance that a choice adds to a mean, from what other choices would have changed it by.
 
     The mean over draws of the square of the change, about the choice as made: of two candidates that are truly alike
-    its expectation is the variance of the choice. Where there are several seeds it is the mean product over pairs of
-    different seeds, so that the seeds' own noise in the changes does not count; never below 0.
+    its expectation is 4 arctan(sqrt 2) / pi = 1.2 times the variance of the choice. Where there are several seeds it is
+    the mean product over pairs of different seeds, so that the seeds' own noise in the changes does not count; never
+    below 0.
 
     Args:
         shift_BS: change of the mean under each of S seeds in each of B draws; axes before these are ways to make the
@@ -248,8 +249,10 @@ def choice_variance(shift_BS: ArrayLike) -> float:
     return max(float(square.mean(-1).max()), 0.0)
 
 
-def widened(interval: Interval, variance: float, level: float = 0.95) -> Interval:
-    """An interval that also counts a source of variance independent of those it counts: that of a choice.
+def widened(
+    interval: Interval, variance: float, level: float = 0.95, source: str = "the choice of rate counted"
+) -> Interval:
+    """An interval that also counts a source of variance independent of those it counts, such as that of a choice.
 
     On either side of the mean half widths add in squares, the new one z sqrt(variance), z the normal quantile: a choice
     among a few candidates is bounded and has no tails. The p-value is made to agree with the limits.
@@ -258,6 +261,7 @@ def widened(interval: Interval, variance: float, level: float = 0.95) -> Interva
         interval: one without limits stays as it is.
         variance: of the mean, by the other source.
         level: of `interval`.
+        source: what the method says of it.
     """
     if not variance > 0 or not (math.isfinite(interval.low) and math.isfinite(interval.high)):
         return interval
@@ -274,5 +278,5 @@ def widened(interval: Interval, variance: float, level: float = 0.95) -> Interva
         low=interval.mean - below,
         high=interval.mean + above,
         p=interval.p if math.isnan(interval.p) else max(interval.p, p),
-        method=f"{interval.method}, the choice of rate counted",
+        method=f"{interval.method}, {source}",
     )

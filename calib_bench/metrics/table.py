@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from calib_bench.errors import UserError
 from calib_bench.metrics.binned import (
     BINS,
     ClasswiseSums,
@@ -17,6 +18,9 @@ from calib_bench.metrics.decisions import decisions
 from calib_bench.metrics.risk import error_areas, ranked_errors
 from calib_bench.metrics.scores import scores_n
 from calib_bench.metrics.smooth import smooth_error
+
+ROUNDING = 1e-9
+"""By how much the exponential of a log probability may be more than 1."""
 
 
 def measure(logp: Tensor, y: Tensor, bins: int = BINS) -> dict[str, Tensor]:
@@ -60,14 +64,27 @@ def measure(logp: Tensor, y: Tensor, bins: int = BINS) -> dict[str, Tensor]:
 def measure_confidence(p: Tensor, hit: Tensor, bins: int = BINS) -> dict[str, Tensor]:
     """Every metric that needs a confidence alone, of confidences [..., N] and whether answers were right [..., N].
 
+    Args:
+        p: confidences in [0, 1].
+        hit: 1 or True for a right answer, 0 or False for a wrong one.
+        bins: of calibration errors by binning.
+
     Returns:
-        Scalars [...]: accuracy, ece, adaptive_ece, smece, mce, debiased_squared_ece, mean_confidence, aurc, e_aurc,
-        auroc, augrc, coverage_at_5_risk, risk_at_80_coverage; and correct_n and confidence_n [..., N].
+        float64. Scalars [...]: accuracy, ece, adaptive_ece, smece, mce, debiased_squared_ece, mean_confidence, aurc,
+        e_aurc, auroc, augrc, coverage_at_5_risk, risk_at_80_coverage; and correct_n and confidence_n [..., N].
+
+    Raises:
+        UserError: shapes differ, or numbers are others.
 
     >>> import torch
     >>> round(float(measure_confidence(torch.tensor([0.9, 0.6, 0.7]), torch.tensor([1.0, 0.0, 1.0]))["ece"]), 4)
     0.3333
     """
+    if p.shape != hit.shape:
+        raise UserError(f"There are confidences of shape {tuple(p.shape)} and answers of shape {tuple(hit.shape)}.")
+    p, hit = p.double(), hit.double()
+    if not bool((((p - 0.5).abs() <= 0.5 + ROUNDING) & (hit * (1 - hit) == 0)).all()):
+        raise UserError("A confidence is a number from 0 to 1, and an answer is right (1) or wrong (0).")
     width, mass = equal_width(p, bins), equal_mass(p, bins)
     error = ranked_errors(p, hit)
     area, excess = error_areas(error)

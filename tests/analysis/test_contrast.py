@@ -615,6 +615,14 @@ def test_the_gain_is_that_of_left_out_choices(settings: Settings) -> None:
     assert "6 seeds, 300 test examples" in seed_spread.GAIN_TABLE.table(frame, settings).note
 
 
+def test_the_limits_of_a_gain_stay_in_the_range_of_a_difference() -> None:
+    right = np.random.default_rng(0).random((2, 50)) < [[0.95], [0.6]]
+    arms = [sown(0.1, right.astype(float), [0.0, 0.0]), sown(1.0, np.full((2, 50), 0.5), [1.0, 1.0])]
+    gains = {row["result"]: row for row in seed_spread.gain(arms, 1.0, False)}
+    assert gains["log loss"]["gain_high"] > 1
+    assert (gains["accuracy"]["gain_low"], gains["accuracy"]["gain_high"]) == (-1, 1)
+
+
 def test_no_gain_is_claimed_where_there_is_none(settings: Settings) -> None:
     """Betas that differ by luck alone: the best on the selection split is no better on the test split."""
     rng = np.random.default_rng(3)
@@ -672,6 +680,8 @@ def test_collapsed_seeds_are_counted_with_a_rate_and_a_mean_without_them(setting
     note = collapse.TABLE.table(pd.DataFrame([row]), settings).note
     assert "do not cover collapses that were not seen" in note
     assert collapse.warnings([]) == [] == collapse.rows(pd.DataFrame(), settings)
+    (near_one,) = collapse.rows(trials([0.99, 1.0, 0.96, 0.12]), settings)
+    assert near_one["accuracy_without_high"] == 1
 
 
 def test_trials_that_guess_have_collapsed_even_if_all_do(settings: Settings) -> None:
@@ -975,6 +985,16 @@ def test_the_choice_counts_in_the_best_and_the_worst_seed(chosen: Measured) -> N
     assert added > 0
 
 
+def test_the_best_of_accuracies_near_one_stays_below_it(chosen: Measured) -> None:
+    arm = replace(chosen.arms[1.0], redrawn_choice=None)
+    correct = torch.ones(len(arm.seeds), 20, dtype=torch.float64)
+    correct[0, 0] = 0
+    near = replace(arm, examples=arm.examples | {"raw": arm.examples["raw"] | {"correct": correct}})
+    row = peak_rows(near, None, False)[0]
+    assert row["result"] == "accuracy"
+    assert max(row[f"{kind}_high"] for kind in ("best", "mean", "worst")) == 1
+
+
 def test_both_sources_count_in_a_2x2_as_in_a_contrast(chosen: Measured) -> None:
     """With one factor that does nothing, the other one's effects are the contrast of two arms."""
     reference, arm = chosen.arms[1.0], chosen.arms[10.0]
@@ -1027,13 +1047,16 @@ def test_both_sources_count_in_levels_over_beta(chosen: Measured) -> None:
     bare = best_beta.levels(replace(arm, redrawn_choice=None, log_kappa=None), False)
     values = best_beta.results(arm)
     for result, own in values.items():
-        assert bare[result].high == pytest.approx(crossed_interval(own).high)
+        scale = "share" if result == "error" else "identity"
+        assert bare[result].high == pytest.approx(crossed_interval(own, scale=scale).high)
         assert bare[result].high <= fixed[result].high < every[result].high
     assert bare["repaired log loss"].high < fixed["repaired log loss"].high
     wrong = np.array([[1.0] * 19 + [0.0], [0.0] + [1.0] * 19])
     raw = arm.examples["raw"] | {"correct": torch.from_numpy(1 - wrong)}
     few = replace(arm, examples=arm.examples | {"raw": raw}, seeds=arm.seeds[:2], redrawn_choice=None, log_kappa=None)
     assert best_beta.levels(few, False)["error"].high <= 1
+    raw["correct"] = torch.ones(2, 20)
+    assert best_beta.levels(few, False)["error"].high == pytest.approx(1 - 0.025 ** (1 / 20))  # and not [0, 0]
 
 
 def test_calibration_examples_count_in_a_best_beta(chosen: Measured) -> None:
@@ -1114,7 +1137,7 @@ def test_few_errors_are_marked_in_contrasts_matched_and_trials(world: Measured, 
     few = with_errors(arm, 10)
     assert "few errors" not in contrast(arm, reference, False).get("doubtful", "")
     for pair in ((few, reference), (reference, few)):
-        assert "few errors: accuracy" in contrast(*pair, False)["doubtful"]
+        assert "few errors: accuracy, log loss total, log loss conf, log loss dyn" in contrast(*pair, False)["doubtful"]
         rows = matched.rows_of(matched.compare(*pair, world.store), world.name(WRONGER), False)
         by_metric = {row["metric"]: row.get("doubtful", "") for row in rows}
         assert "few errors: total" in by_metric["accuracy"]

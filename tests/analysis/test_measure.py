@@ -173,6 +173,19 @@ def test_log_kappa_intervals_cover_over_seeds_and_calibration_examples() -> None
     assert covered / trials >= 0.91
 
 
+def test_labels_that_are_not_offered_have_no_influence_on_log_kappa() -> None:
+    """The others have that of the fit to them alone, scaled so that a mean over all rows has its variance."""
+    g = torch.Generator().manual_seed(0)
+    Z = 2 * torch.randn(60, 4, generator=g, dtype=torch.float64)
+    y = torch.multinomial(Z.softmax(-1), 1, generator=g)[:, 0]
+    Z[:20] = Z[:20].scatter(1, y[:20, None], -math.inf)
+    kappa = float(registry.load("baselines", REPAIRED).fit(Z[20:], y[20:])["temperature"])
+    of_all = temperature_influence.log_kappa_n(Z, y, kappa) - math.log(kappa)
+    alone = temperature_influence.log_kappa_n(Z[20:], y[20:], kappa) - math.log(kappa)
+    assert of_all[:20].abs().max() < 1e-6
+    assert of_all[20:].numpy() == pytest.approx(60 / 40 * alone.numpy(), abs=1e-6)
+
+
 def test_slopes_are_the_derivatives_in_log_temperature() -> None:
     """By central differences of the scores of softmax(Z / T); classes of probability zero included."""
     from calib_bench.metrics import brier, log_loss

@@ -11,6 +11,7 @@ from scipy.stats import binom
 import calib_bench
 from calib_bench import metrics
 from calib_bench.evaluation import curves
+from calib_bench.inference import aurc_n
 from calib_bench.report import evaluation_figures
 
 RNG = np.random.default_rng(0)
@@ -44,6 +45,16 @@ def test_risk_at_full_coverage_is_the_error_and_ece_that_of_the_metric() -> None
     for bins in (5, 7, 100):
         expected = float(metrics.ece(torch.from_numpy(Z), torch.from_numpy(Y), bins=bins))
         assert errors[bins] == pytest.approx(expected)
+
+
+def test_risk_does_not_depend_on_the_order_of_rows_of_equal_confidence() -> None:
+    confidence, correct = np.repeat([0.9, 0.6], 100), np.repeat([0.0, 1.0, 0.0, 1.0], [20, 80, 50, 50])
+    tops = [([confidence], [correct]), ([confidence[::-1].copy()], [correct[::-1].copy()])]
+    frames = [curves.tables({"raw": top})["risk_coverage"].frame for top in tops]
+    expected = np.repeat([0.2, 0.5], 100).cumsum() / np.arange(1, 201)  # of 200 rows each has a point
+    for frame in frames:
+        assert frame["risk"].to_numpy() == pytest.approx(expected)
+    assert frames[0]["risk"].mean() == pytest.approx(aurc_n(confidence, correct).mean())
 
 
 def test_bins_change_the_calibration_errors_alone() -> None:

@@ -17,7 +17,7 @@ from synthetic import make
 
 from calib_bench import inference, metrics, registry
 from calib_bench.analysis.result_rows import marks_note
-from calib_bench.analysis.scores import METRICS, SETS
+from calib_bench.analysis.scores import METRICS, REPAIRED, SETS
 from calib_bench.analysis.tables import TableSpec
 from calib_bench.cli import main
 from calib_bench.core.baseline import Calibrator
@@ -29,6 +29,7 @@ from calib_bench.evaluation.evaluate import evaluate
 from calib_bench.evaluation.findings import doubts_of
 from calib_bench.evaluation.models import Model, calibrated, pair_up, repeated_rows, shared_rows
 from calib_bench.evaluation.predictions import Predictions, check, read
+from calib_bench.evaluation.scored import score
 from calib_bench.inference import DECISIONS, crossed_interval
 from calib_bench.planning.defaults import resolve
 from calib_bench.report.evaluation_figures import DRAWN
@@ -341,6 +342,19 @@ def test_intervals_stay_in_range_and_few_errors_are_marked(tmp_path: Path) -> No
     assert (row.accuracy_low, row.accuracy_high) == (pytest.approx(0.025 ** (1 / 60)), 1)
 
 
+def test_losses_of_a_sample_without_errors_are_in_doubt() -> None:
+    """Of a model right in 99.5% a third of samples of 200 have no error; limits of their small losses never covered."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 200)
+    sharp = 4 * np.eye(3)[y] + rng.uniform(size=(200, 3))
+    a, b = (Model(check(scale * sharp, y, "logits", f"{scale}")) for scale in (1.0, 1.5))
+    metrics_of_a = evaluate([a], {}).tables["metrics"].frame.iloc[0]
+    assert metrics_of_a.doubtful.startswith("few errors: ")
+    assert {"log loss", "brier"} <= {*metrics_of_a.doubtful.removeprefix("few errors: ").split(", ")}
+    frame = compare([a], [b]).tables["comparison"].frame.set_index("metric")
+    assert frame.doubtful["log_loss"] == frame.doubtful["brier"] == "few errors"
+
+
 def test_differences_stay_in_range(tmp_path: Path) -> None:
     a = [good(tmp_path, f"a{seed}", wrong) for seed, wrong in enumerate((0, 1, 4))]
     b = [good(tmp_path, f"b{seed}", wrong) for seed, wrong in enumerate((60, 59, 10))]
@@ -348,6 +362,36 @@ def test_differences_stay_in_range(tmp_path: Path) -> None:
     for metric, (low, high) in {"accuracy": (-1, 1), "brier": (-2, 2), "ece": (-1, 1)}.items():
         assert low <= frame.difference_low[metric] <= frame.difference_high[metric] <= high
     assert frame.doubtful["ece"] == "few errors"
+
+
+def masked_models(seed: int, spread: float, share: float) -> Model:
+    """A model of six classes that offers no label to a share of the calibration and test rows."""
+    sets = []
+    for part, N in enumerate((2000, 1000)):
+        rng = np.random.default_rng((seed, part))
+        y = rng.integers(0, 6, N)
+        Z = spread * (rng.normal(size=(N, 6)) + 2 * np.eye(6)[y])
+        hidden = rng.random(N) < share
+        Z[hidden, y[hidden]] = -np.inf
+        sets.append(check(Z, y, "logits", f"{seed} {spread:g}"))
+    return Model(*sets)
+
+
+def test_sets_after_a_temperature_hold_the_label_where_rows_do_not_offer_it() -> None:
+    """Thresholds of all calibration rows: of those that offer their label alone they would hold .9 x .94 = .85."""
+    coverage = []
+    for seed in range(8):
+        scored = score([masked_models(seed, 1.0, 0.06)], REPAIRED, TEMPERATURE[REPAIRED])
+        coverage.append(scored.metrics["lac_coverage"][0])
+    assert np.mean(coverage) == pytest.approx(0.9, abs=0.015)
+
+
+def test_models_that_do_not_offer_the_same_calibration_labels_are_compared() -> None:
+    """It had ended in an error of numpy: each model's influences were those of its own rows."""
+    masked, whole = masked_models(0, 1.0, 0.06), masked_models(0, 1.0, 0.0)
+    table = compare([Model(whole.test, masked.calibration)], [whole]).tables["comparison"].frame
+    difference = table.set_index(["stage", "metric"]).loc["after temperature scaling", "log_loss"]
+    assert difference.difference_low < 0 < difference.difference_high
 
 
 def test_calibration_examples_widen_what_a_temperature_repairs(folder: Path) -> None:

@@ -22,6 +22,7 @@ from calib_bench import metrics, registry
 from calib_bench.analysis.ties import tied
 from calib_bench.cli import main
 from calib_bench.errors import DataError
+from calib_bench.evaluation import by_slice
 from calib_bench.evaluation.by_slice import less_rest
 from calib_bench.evaluation.compare import compare
 from calib_bench.evaluation.evaluate import evaluate
@@ -374,6 +375,32 @@ def test_a_slice_less_the_rest_is_two_independent_means() -> None:
     error_of_both = np.sqrt(one.var(ddof=1) / len(one) + other.var(ddof=1) / len(other))
     assert interval.mean == pytest.approx(one.mean() - other.mean())
     assert interval.high - interval.mean == pytest.approx(1.9647 * error_of_both, rel=5e-3)
+
+
+def test_a_small_slice_without_errors_is_no_better_for_certain() -> None:
+    """Slices of 30 of a model that is right in 98%: most have no error, and were found to differ in .58 of samples."""
+    rng = np.random.default_rng(0)
+    inside, differs = np.arange(1000) < 30, 0
+    for _ in range(60):
+        confidence = 1 - 0.02 * rng.exponential(size=1000).clip(0, 25)
+        correct = (rng.uniform(size=1000) < confidence).astype(float)
+        loss = -np.log(np.where(correct > 0, confidence, 1 - confidence))
+        intervals = [
+            by_slice.difference(metric, [values], [correct], [inside], False)
+            for metric, values in (("accuracy", correct), ("log_loss", loss))
+        ]
+        differs += any(interval.low > 0 or interval.high < 0 for interval in intervals)
+        assert all(interval.p < 0.05 or interval.low <= 0 <= interval.high for interval in intervals)
+    assert differs <= 5
+
+
+def test_overconfidence_of_a_slice_without_errors_is_in_doubt() -> None:
+    """It is below zero with limits that say so for certain, though an error or two are what such examples lack."""
+    sharp = 4 * np.eye(3)[Y[TEST]] + RNG.uniform(size=(400, 3))
+    test = replace(check(sharp, Y[TEST], "logits", "test"), groups=np.repeat(["a", "b"], [50, 350]).astype(object))
+    frame = evaluate([Model(test)], {}, groups="half").tables["slice_metrics"].frame.set_index("slice")
+    assert frame.overconfidence_high["a"] < 0
+    assert frame.doubtful["a"].endswith(", overconfidence")
 
 
 def test_slices_with_too_few_examples_are_compared_with_nothing() -> None:

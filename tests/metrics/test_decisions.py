@@ -11,6 +11,7 @@ from torch import Tensor
 
 from calib_bench import metrics
 from calib_bench.inference import decision_intervals, decision_n
+from calib_bench.inference.interval import clopper_pearson
 from calib_bench.metrics.decisions import decisions
 from calib_bench.metrics.risk import ranked_errors
 
@@ -152,3 +153,22 @@ def test_few_wrong_examples_are_marked_and_an_arm_equals_itself() -> None:
     assert {one.doubt for one in decision_intervals(*pair).values()} == {"few errors"}
     same = decision_intervals(*pair, pair)
     assert all(one.mean == 0 for one in same.values())
+
+
+def test_few_wrong_answers_among_the_kept_leave_a_risk_its_exact_limits() -> None:
+    """Of 2,000 answers 100 are wrong, hardly any with confidence, where limits by the delta method cover .6."""
+    confidence = np.linspace(1.0, 0.5, 2000)
+    correct = np.repeat([1.0, 0.0, 1.0], [1880, 100, 20])
+    none = decision_intervals(confidence[None], correct[None])["risk_at_80_coverage"]
+    assert (none.mean, none.low) == (0, 0)
+    assert none.high == pytest.approx(1 - 0.025 ** (1 / 1600))
+    correct[700] = 0.0
+    one = decision_intervals(confidence[None], correct[None])["risk_at_80_coverage"]
+    assert one.mean == pytest.approx(1 / 1600)
+    assert (one.low, one.high) == pytest.approx(clopper_pearson(1, 1599, 0.95), rel=0.02)
+
+
+def test_a_difference_of_risks_is_in_doubt_with_few_wrong_answers_among_the_kept() -> None:
+    confidence = np.linspace(1.0, 0.5, 2000)
+    pairs = [(confidence[None], np.repeat([1.0, 0.0, 1.0], [first, 100, 1900 - first])[None]) for first in (1880, 1870)]
+    assert decision_intervals(*pairs[0], pairs[1])["risk_at_80_coverage"].doubt == "few errors"

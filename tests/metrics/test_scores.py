@@ -20,7 +20,7 @@ from calib_bench.errors import UserError
 from calib_bench.inference import aurc_n
 from calib_bench.metrics.binned import binned_error, debiased_squared_error, equal_mass, equal_width
 from calib_bench.metrics.risk import risk_area
-from calib_bench.metrics.scores import top_label
+from calib_bench.metrics.scores import confidence_n, top_label
 
 WITHOUT_LABELS = ("mean_confidence", "mean_entropy", "confidence_n")
 
@@ -346,3 +346,29 @@ def test_over_batches_it_is_that_of_all(metric: Any) -> None:
     over_batches.reset()
     over_batches.update(z[:50], y[:50])
     torch.testing.assert_close(over_batches.compute(), metric(z[:50], y[:50]))
+
+
+@pytest.mark.parametrize("votes", [10, 15, 30, 100])
+def test_votes_on_an_edge_are_in_the_bin_below_in_any_order_of_the_classes(votes: int) -> None:
+    """Shares of votes lie on edges but for their last digits, which depend on the order in which a row is summed."""
+    rng = np.random.default_rng(votes)
+    counts = np.stack([rng.multinomial(votes, rng.dirichlet([0.8] * 4)) for _ in range(500)])
+    p = torch.from_numpy(counts).double() / votes
+    for order in ([0, 1, 2, 3], [2, 0, 3, 1], [3, 2, 1, 0]):
+        confidence = confidence_n(p[:, order].log())
+        for bins in (10, 15, 20, 50):
+            expected = -(-counts.max(1) * bins // votes) - 1
+            np.testing.assert_array_equal(equal_width(confidence, bins).numpy(), expected)
+
+
+def test_confidences_alone_may_come_with_answers_of_any_type() -> None:
+    """Answers that are True and False had ended in an error, and float32 ones gave means in float32."""
+    p, right = torch.tensor([0.9, 0.6, 0.7]), torch.tensor([True, False, True])
+    expected = metrics.measure_confidence(p.double(), right.double())
+    for hit in (right, right.int(), right.float()):
+        found = metrics.measure_confidence(p, hit)
+        assert all(value.dtype == torch.float64 for value in found.values())
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+    for wrong_p, wrong_hit in ((100 * p, right), (p, right[:2]), (p * math.nan, right), (p, 2 * right.int())):
+        with pytest.raises(UserError):
+            metrics.measure_confidence(wrong_p, wrong_hit)

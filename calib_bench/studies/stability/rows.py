@@ -14,7 +14,7 @@ from calib_bench.analysis.rate_choice import shift, with_choice
 from calib_bench.analysis.result_rows import Row, fields, limits
 from calib_bench.core.results import Results
 from calib_bench.core.settings import Grid
-from calib_bench.inference import best_of, rate
+from calib_bench.inference import best_of, rate, within
 from calib_bench.inference.arrays import Array
 from calib_bench.planning.tuning import Arm
 
@@ -55,34 +55,36 @@ def peak_rows(measures: Measures, reference: Measures | None, nested: bool) -> l
         m = min(MOST, len(values) // 3)
         if m < 1:
             continue
-        largest = result == "accuracy"
+        largest, metric = result == "accuracy", result.replace(" ", "_")
         kinds = {BEST: (m, largest), MEAN: (1, largest), WORST: (m, not largest)}
         row: Row = {"result": result, "seeds": len(values), "of": m}
         move = shift(measures, None, (method, score, 1.0))
         for kind, (n, highest) in kinds.items():
-            row |= limits(kind, with_choice(best_of(values, n, None, highest), move))
-        rows.append(row | _changes(measures, reference, (method, score), kinds, nested))
+            row |= limits(kind, within(with_choice(best_of(values, n, None, highest), move), metric))
+        rows.append(row | _changes(measures, reference, result, kinds, nested))
     return rows
 
 
 def _changes(
     measures: Measures,
     reference: Measures | None,
-    metric: tuple[str, str],
+    result: str,
     kinds: Mapping[str, tuple[int, bool]],
     nested: bool,
 ) -> Row:
     """By how much the arm's best, mean and worst seed exceed the reference's; nothing with too few common seeds."""
+    where = sown.RESULTS[result]
     if reference is None or reference is measures:
         return {}
     common = [seed for seed in measures.seeds if seed in reference.seeds]
     if len(common) <= max(n for n, _ in kinds.values()):
         return {}
-    values, reference_values = (_values(one, metric, common, nested) for one in (measures, reference))
-    move = shift(measures, reference, (*metric, 1.0))
+    values, reference_values = (_values(one, where, common, nested) for one in (measures, reference))
+    move = shift(measures, reference, (*where, 1.0))
     row: Row = {}
     for kind, (n, highest) in kinds.items():
-        row |= fields(f"{kind}_change", with_choice(best_of(values, n, reference_values, highest), move))
+        change = with_choice(best_of(values, n, reference_values, highest), move)
+        row |= fields(f"{kind}_change", within(change, result.replace(" ", "_"), difference=True))
     return row
 
 

@@ -7,12 +7,18 @@ moves a predicted class, and says that it never does, would turn differences of 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from calib_bench.core.baseline import Calibrator, Objective
 from calib_bench.core.model import Model
+from calib_bench.core.trial import CROSS_ENTROPY
 from calib_bench.errors import SettingsError
 
 EXAMPLES, CLASSES = 60, 4
+KINDS = ("vector", "image", "tokens")
+"""Of inputs, see `core.splits.InputSpec`."""
+RESERVED = ("raw", CROSS_ENTROPY)
+"""Names of baselines that tables and settings give to predictions and training without one."""
 
 
 def check(baseline: Objective | Calibrator, origin: str) -> None:
@@ -33,6 +39,7 @@ def check(baseline: Objective | Calibrator, origin: str) -> None:
 def _objective(objective: Objective, origin: str) -> None:
     import torch
 
+    _check_strengths(objective, origin)
     g = torch.Generator().manual_seed(0)
     for lead in ((), (2,)):
         Z = torch.randn(*lead, 5, CLASSES, generator=g)
@@ -54,6 +61,19 @@ def _objective(objective: Objective, origin: str) -> None:
                     f"{origin}: {name} returns {got} for logits of shape {tuple(Z.shape)}, and must return a tensor of "
                     f"shape {tuple(shape)}" + (": one value an example, not their mean" if name == "loss" else "")
                 )
+
+
+def _check_strengths(objective: Objective, origin: str) -> None:
+    """Raises SettingsError where an objective does nothing, or has no strengths within its bounds."""
+    hooks = (objective.loss, objective.logits, objective.factor, objective.mix, objective.head)
+    if not any(hooks):
+        raise SettingsError(f"{origin} gives none of loss, logits, factor, mix, head: it would train as cross-entropy")
+    low, high = objective.valid
+    strengths = objective.strengths
+    if not isinstance(strengths, tuple | list) or not strengths or not low <= min(strengths) <= max(strengths) <= high:
+        raise SettingsError(
+            f"{origin}: strengths={strengths!r} must be a tuple of numbers from {low:g} to {high:g}, such as (0.1,)"
+        )
 
 
 def _calibrator(calibrator: Calibrator, origin: str) -> None:
@@ -85,15 +105,32 @@ def _calibrator(calibrator: Calibrator, origin: str) -> None:
 
 
 def check_names(model: Model, family: str, origin: str) -> None:
-    """Raises SettingsError where a model's parameters are no regular expression, or its examples are no names of it."""
+    """Raises SettingsError where a model's kinds are none, its parameters no regular expression, or its examples no
+    names of it."""
+    _check_types(model, origin)
     try:
+        re.compile(model.stackable)
         others = [name for name in model.examples if not model.match(family, name)]
         needs_example = not (model.examples or model.match(family, family))
     except re.error as error:
-        raise SettingsError(f"{origin}: parameters={model.parameters!r} is no regular expression: {error}") from None
+        raise SettingsError(
+            f"{origin}: parameters={model.parameters!r} or stackable={model.stackable!r} is no regular expression: "
+            f"{error}"
+        ) from None
     if others:
         raise SettingsError(
             f"{origin}: the example {others[0]!r} is not {family!r} with parameters {model.parameters!r}"
         )
     if needs_example:
         raise SettingsError(f"{origin} has parameters in its names: declare examples={{'{family}_...': 'a line'}}")
+
+
+def _check_types(model: Model, origin: str) -> None:
+    if not model.kinds or not set(model.kinds) <= set(KINDS):
+        raise SettingsError(
+            f"{origin}: kinds={model.kinds!r} must be a tuple of {', '.join(KINDS)}, such as {KINDS[:1]}"
+        )
+    if not isinstance(model.examples, Mapping):
+        raise SettingsError(
+            f"{origin}: examples={model.examples!r} must be names, each with a line: {{'NAME': 'a line'}}"
+        )

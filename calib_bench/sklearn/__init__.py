@@ -84,11 +84,12 @@ class PostHocCalibrator(ClassifierMixin, BaseEstimator):
         """
         y = column_or_1d(y, warn=True)
         if self.estimator is None:
-            names = [str(name) for name in getattr(X, "columns", ())]
+            names = list(map(str, getattr(X, "columns", ())))
             X, y = validate_data(self, X, y, dtype=np.float64)
             check_classification_targets(y)
             self.classes_ = _classes_of(X, y)
-            _check_order(names, [str(label) for label in self.classes_])
+            _check_order(names, list(map(str, self.classes_)))
+            _check_logits(X.squeeze())
             scores = X
         else:
             scores = self._fit_estimator(X, y)
@@ -97,8 +98,6 @@ class PostHocCalibrator(ClassifierMixin, BaseEstimator):
         if strange := set(y.tolist()) - set(self.classes_.tolist()):
             raise CalibrationError(f"y has the label {strange.pop()!r}, which is no class of the estimator")
         values, kind = self._predictions(scores)
-        if self.estimator is None and look_like_probabilities(values):
-            raise CalibrationError("X look like probabilities: give logits, or the logarithms of the probabilities")
         try:
             labels, is_known = np.searchsorted(self.classes_, y), self.estimator is not None
             self.fit_ = fits.fit(self.method, values, labels, self.beta, kind, trust_kind=is_known)
@@ -184,6 +183,11 @@ def _check_order(names: list[str], labels: list[str]) -> None:
             f"columns are called {', '.join(names)}, and the classes in their order {', '.join(labels)}: give the "
             "columns in that order"
         )
+
+
+def _check_logits(X: Array) -> None:
+    if look_like_probabilities(X):
+        raise CalibrationError("X look like probabilities: give logits, or the logarithms of the probabilities")
 
 
 def _check_folds(y: Array, trains: list[Array]) -> None:

@@ -61,7 +61,7 @@ class AtBeta:
         self, beta: float, scale: float, strengths: Mapping[str, float], total_updates: int | None, seed: int
     ) -> None:
         objectives = registry.objectives()
-        self._head: nn.Linear | None = None
+        self._outputs: int | None = None
         self.beta, self.scale, self.updates, self.total = beta, scale, 0, total_updates
         self._loss = Loss({name: torch.tensor(float(value)) for name, value in strengths.items()}, objectives)
         terms = with_strengths(strengths, objectives)
@@ -94,10 +94,10 @@ class AtBeta:
                 "the loss takes logits [N, K] of K >= 2 classes and whole numbers [N] as labels, not "
                 f"{tuple(logits.shape)} and {tuple(labels.shape)} of {labels.dtype}"
             )
-        if self._head and self._head.out_features != K:
+        if (self._outputs or K) != K:
             raise SettingsError(
-                f"the layer that was taken for the head has {self._head.out_features} outputs, and logits have {K} "
-                "columns: make the model anew and give head=LAYER"
+                f"the layer that was taken for the head has {self._outputs} outputs, and logits have {K} columns: make "
+                "the model anew and give head=LAYER"
             )
 
     def loss(self, logits: Tensor, labels: Tensor | Mixed) -> Tensor:
@@ -196,8 +196,9 @@ def at_beta(
     if follow == "law":
         _follow_law(model, optimizer, beta, x, degree)
     if follow == "head":
-        training._head = _head_of(model, head)
-        _follow_head(optimizer, training._head, beta)
+        layer = _head_of(model, head)
+        _follow_head(optimizer, layer, beta)
+        training._outputs = layer.out_features
     optimizer.register_step_post_hook(training._count)
     return training
 
@@ -239,14 +240,7 @@ def _check_trains(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 def _strengths(objective: str | Mapping[str, float]) -> dict[str, float]:
     """Strengths of objectives by name, each within its bounds."""
-    if not isinstance(objective, str | Mapping):
-        raise SettingsError(
-            f'objective={objective!r} is neither text such as "label_smoothing:0.1" nor strengths by name'
-        )
-    try:
-        strengths = parse_objective(objective) if isinstance(objective, str) else dict(objective)
-    except ValueError as error:
-        raise SettingsError(f"{error}: {_hint(str(objective).partition(':')[0])}") from None
+    strengths = _parsed(objective)
     terms = with_strengths(strengths, registry.objectives())
     for name, (term, strength) in zip(sorted(strengths), terms, strict=True):
         low, high = term.valid
@@ -255,6 +249,17 @@ def _strengths(objective: str | Mapping[str, float]) -> dict[str, float]:
     if sum(term.mix is not None for term, _ in terms) > 1:
         raise SettingsError("two objectives mix inputs: give one of them")
     return strengths
+
+
+def _parsed(objective: object) -> dict[str, float]:
+    if isinstance(objective, Mapping):
+        return dict(objective)
+    if not isinstance(objective, str):
+        raise SettingsError(f"objective={objective!r} is neither text, such as label_smoothing:0.1, nor a mapping")
+    try:
+        return parse_objective(objective)
+    except ValueError as error:
+        raise SettingsError(f"{error}: {_hint(objective.partition(':')[0])}") from None
 
 
 def _hint(name: str) -> str:
@@ -268,13 +273,13 @@ def _hint(name: str) -> str:
 def _check_fresh(optimizer: torch.optim.Optimizer) -> None:
     if optimizer.state:
         raise SettingsError("the optimizer has made updates already: call at_beta before the first")
-    if any("initial_lr" in group for group in optimizer.param_groups):
+    if "initial_lr" in itertools.chain.from_iterable(optimizer.param_groups):
         raise SettingsError("a scheduler of the optimizer would set its rates back: make it after at_beta")
 
 
 def _check_first(*changed: Any) -> None:
     """Raises SettingsError where an optimizer or a head follows a beta already."""
-    if any(one in _following for one in changed):
+    if not _following.isdisjoint(changed):
         raise SettingsError("at_beta has changed these already: make the model and the optimizer anew")
 
 
@@ -285,9 +290,7 @@ def _head_of(model: nn.Module, named: nn.Linear | None) -> nn.Linear:
         SettingsError: it is not known which that is; or what is named is no linear layer of the model.
     """
     if named is not None:
-        if not isinstance(named, nn.Linear) or all(module is not named for module in model.modules()):
-            raise SettingsError(f"head={type(named).__name__} is no linear layer of the model")
-        return named
+        return _checked(named, model)
     if hasattr(model, "get_classifier") or hasattr(model, "head"):
         return models.head(model)
     leaves = [module for module in model.modules() if not any(module.children())]
@@ -296,19 +299,33 @@ def _head_of(model: nn.Module, named: nn.Linear | None) -> nn.Linear:
     return leaves[-1]
 
 
+def _checked(head: nn.Linear, model: nn.Module) -> nn.Linear:
+    if not isinstance(head, nn.Linear) or head not in model.modules():
+        raise SettingsError(f"head={type(head).__name__} is no linear layer of the model")
+    return head
+
+
 def _replace_head(
     model: nn.Module, optimizer: torch.optim.Optimizer, head: nn.Linear, make: Any, strength: float
 ) -> None:
     """Puts an objective's layer in the place of the head, and its parameters in the place of the head's."""
-    old = {id(parameter) for parameter in head.parameters()}
-    group = next((group for group in optimizer.param_groups if any(id(p) in old for p in group["params"])), None)
-    if group is None:
-        raise SettingsError(
-            "the objective replaces the head, which the optimizer does not train: give it its parameters"
-        )
+    old = set(map(id, head.parameters()))
+    group = _group_of(old, optimizer)
     new = make(head, strength)
     models.replace_layer(model, head, new)
     group["params"] = [parameter for parameter in group["params"] if id(parameter) not in old] + [*new.parameters()]
+
+
+def _group_of(ids: set[int], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The group of parameters that has one of these ids.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    for group in optimizer.param_groups:
+        if not ids.isdisjoint(map(id, group["params"])):
+            return group
+    raise SettingsError("the objective replaces the head, which the optimizer does not train: give it its parameters")
 
 
 def _follow_law(model: nn.Module, optimizer: torch.optim.Optimizer, beta: float, x: Any, degree: float | None) -> None:
@@ -331,9 +348,7 @@ def _follow_head(optimizer: torch.optim.Optimizer, head: nn.Linear, beta: float)
         if parameters := _taken_out(group, {id(parameter) for parameter in head.parameters()}):
             optimizer.add_param_group(_head_group({**group, "params": parameters}, optimizer, beta))
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
-    with torch.no_grad():
-        for parameter in head.parameters():
-            parameter.mul_(beta)
+    models.rescale(head, beta)
     _following.update((optimizer, head))
 
 

@@ -130,7 +130,7 @@ def test_what_is_wrong_is_said() -> None:
         ({"objective": "label"}, "name:strength: did you mean 'label_smoothing'"),
         ({"objective": {"label_smoothing": 2.0}}, "from 0 to 1"),
         ({"objective": {"label_smoothing": "0.1"}}, "is '0.1', and must be from 0 to 1"),
-        ({"objective": ["label_smoothing:0.1"]}, "neither text such as"),
+        ({"objective": ["label_smoothing:0.1"]}, "is neither text, such as"),
         ({"objective": "beta_anneal:1.0"}, "total_updates"),
     ):
         with pytest.raises(SettingsError, match=message):

@@ -364,8 +364,5 @@ def _register(name: str, path: Path, module: ModuleType) -> None:
         if name in names(kind) or (kind == "baselines" and name in plugin_checks.RESERVED):
             raise NameTaken(f"{path}: the name {name!r} is taken by another of the {kind}: rename it")
         value = _constant(module, kind, str(path))
-        if isinstance(value, (Objective, Calibrator)):
-            plugin_checks.check(value, str(path))
-        if isinstance(value, Model):
-            plugin_checks.check_names(value, name, str(path))
+        plugin_checks.check(value, name, str(path))
         _plugins[kind][name] = value

@@ -1,4 +1,4 @@
-"""What a plugged-in baseline declares, tried on made-up logits when it is loaded: shapes, and whether classes are kept.
+"""What a plug-in declares, tried when it is loaded; a baseline on made-up logits: shapes, and whether classes are kept.
 
 A loss that is averaged already, or of another shape, would train to something else without a word; a calibrator that
 moves a predicted class, and says that it never does, would turn differences of accuracy into findings.
@@ -7,12 +7,15 @@ moves a predicted class, and says that it never does, would turn differences of 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import get_args
 
 from calib_bench.core.baseline import Calibrator, Objective
 from calib_bench.core.model import Model
-from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.errors import SettingsError
+from calib_bench.core.task import Task
+from calib_bench.core.trial import CROSS_ENTROPY, RateUnit
+from calib_bench.errors import SettingsError, nearest
 
 EXAMPLES, CLASSES = 60, 4
 KINDS = ("vector", "image", "tokens")
@@ -21,19 +24,23 @@ RESERVED = ("raw", CROSS_ENTROPY)
 """Names of baselines that tables and settings give to predictions and training without one."""
 
 
-def check(baseline: Objective | Calibrator, origin: str) -> None:
-    """Try a baseline. What raises of its own accord is left for where it is used, which says on what.
+def check(value: object, name: str, origin: str) -> None:
+    """Try what a plug-in sets. What raises of its own accord is left for where it is used, which says on what.
 
     Args:
+        value: a baseline, a task, a model or another.
+        name: of the plug-in.
         origin: the file, for errors.
 
     Raises:
-        SettingsError: it returns another shape than its contract says, or does not keep a promise.
+        SettingsError: a baseline returns another shape than its contract says, or does not keep a promise; a task or
+            a model declares what cannot be.
     """
-    if isinstance(baseline, Objective):
-        _objective(baseline, origin)
-    else:
-        _calibrator(baseline, origin)
+    checks: dict[type, Callable[..., None]] = {Objective: _objective, Calibrator: _calibrator, Task: _task}
+    checks[Model] = partial(_names, name)
+    for kind, test in checks.items():
+        if isinstance(value, kind):
+            test(value, origin)
 
 
 def _objective(objective: Objective, origin: str) -> None:
@@ -104,7 +111,7 @@ def _calibrator(calibrator: Calibrator, origin: str) -> None:
         )
 
 
-def check_names(model: Model, family: str, origin: str) -> None:
+def _names(family: str, model: Model, origin: str) -> None:
     """Raises SettingsError where a model's kinds are none, its parameters no regular expression, or its examples no
     names of it."""
     _check_types(model, origin)
@@ -123,6 +130,19 @@ def check_names(model: Model, family: str, origin: str) -> None:
         )
     if needs_example:
         raise SettingsError(f"{origin} has parameters in its names: declare examples={{'{family}_...': 'a line'}}")
+
+
+def _task(task: Task, origin: str) -> None:
+    """Raises SettingsError where a task's defaults are not as they are declared: a tuple that lacks its comma, say."""
+    recipe = task.recipe
+    grids = (task.models, task.beta, task.seeds, task.objectives, recipe.lr)
+    for name, values in zip(("models", "beta", "seeds", "objectives", "recipe.lr"), grids, strict=True):
+        if not isinstance(values, tuple | list | range):
+            raise SettingsError(f"{origin}: {name}={values!r} must be a tuple, such as ({values!r},)")
+    if recipe.lr_unit not in get_args(RateUnit):
+        raise SettingsError(
+            f"{origin}: recipe.lr_unit={recipe.lr_unit!r}: {nearest(recipe.lr_unit, get_args(RateUnit))}"
+        )
 
 
 def _check_types(model: Model, origin: str) -> None:

@@ -13,9 +13,10 @@ from synthetic import sketched
 
 from calib_bench import Model, models, registry
 from calib_bench.cli import main
-from calib_bench.core.splits import InputSpec
+from calib_bench.core.splits import InputSpec, Request
 from calib_bench.core.trial import Trial
-from calib_bench.errors import SettingsError, UserError
+from calib_bench.errors import DataError, SettingsError, UserError
+from calib_bench.execute.worker import _load
 from calib_bench.models.flops import flops_per_example
 from calib_bench.report.tables import read
 from calib_bench.store.store import Store
@@ -328,12 +329,37 @@ def test_a_model_that_reads_values_while_it_is_built_is_counted(mine: Path) -> N
         ("idle", OBJECTIVE.replace("Objective(loss, ", "Objective("), "gives none of loss, logits, factor, mix, head"),
         ("cross_entropy", OBJECTIVE, "the name 'cross_entropy' is taken"),
         ("raw", example("prior.py"), "the name 'raw' is taken"),
+        ("comma", example("blobs.py").replace('("mlp_8",)', '("mlp_8")'), r"models='mlp_8' must be .* \('mlp_8',\)"),
+        ("rates", example("blobs.py").replace("lr=(0.5,)", "lr=0.5"), "recipe.lr=0.5 must be a tuple"),
+        ("unit", example("blobs.py").replace('"lr_rel"', '"rel"'), "recipe.lr_unit='rel': did you mean 'lr_rel'"),
     ],
 )
 def test_a_file_that_declares_what_cannot_be_is_refused(name: str, text: str, message: str, mine: Path) -> None:
     (mine / f"{name}.py").write_text(text)
     with pytest.raises(SettingsError, match=message):
         registry.use_plugins([mine], needed=[name])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('"float32"), y', '"float32"), y[:300]', r"returned \(400, 5\) and \(300,\) of int64"),
+        ('"float32"), y', '"float32"), y[:, None]', r"returned \(400, 5\) and \(400, 1\) of int64"),
+        ('"float32"), y', '"float32"), y / 2', r"and \(400,\) of float64"),
+        ('"float32"), y', '"float32") / y[:, None], y', "hold NaN or infinite numbers"),
+        ('"float32"), y', '"float32")', "and ended in ValueError: too many values"),
+        ("read(request)", "read()", "and ended in TypeError: read"),
+        ('arrays(read, SIZES, classes=2, source="made by numpy")', "read", "gave tuple: it returns Splits"),
+    ],
+)
+def test_data_that_cannot_be_is_refused(before: str, after: str, message: str, mine: Path) -> None:
+    text = example("blobs.py")
+    assert before in text
+    (mine / "blobs.py").write_text(text.replace(before, after))
+    registry.use_plugins([mine], needed=["blobs"])
+    _load.cache_clear()
+    with pytest.raises(DataError, match=message):
+        _load(Request("blobs"), None, False)
 
 
 def test_a_model_of_timm(mine: Path) -> None:

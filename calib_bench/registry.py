@@ -329,6 +329,8 @@ def _plug(path: Path, package: str) -> None:
     module_name = f"{top}.{path.stem}" if path.name == _STUDY_FILE else top
     if module_name in sys.modules:
         return
+    if "." in name:
+        raise SettingsError(f"{path}: the name {name!r} holds a dot: rename it")
     importlib.invalidate_caches()
     try:
         _register(name, path, _imported(module_name, path))
@@ -343,7 +345,7 @@ def _imported(module_name: str, path: Path) -> ModuleType:
     compiles, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         return importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SettingsError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     finally:
         sys.dont_write_bytecode = compiles
@@ -359,11 +361,8 @@ def _register(name: str, path: Path, module: ModuleType) -> None:
             "name that begins with an underscore"
         )
     for kind in kinds:
-        if name in names(kind):
+        if name in names(kind) or (kind == "baselines" and name in plugin_checks.RESERVED):
             raise NameTaken(f"{path}: the name {name!r} is taken by another of the {kind}: rename it")
         value = _constant(module, kind, str(path))
-        if isinstance(value, (Objective, Calibrator)):
-            plugin_checks.check(value, str(path))
-        if isinstance(value, Model):
-            plugin_checks.check_names(value, name, str(path))
+        plugin_checks.check(value, name, str(path))
         _plugins[kind][name] = value

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from calib_bench.commands.command import Command, Option
 from calib_bench.commands.prediction_files import OUT
 from calib_bench.commands.stored_run import data_name, stored_trial
+from calib_bench.errors import SettingsError
 
 if TYPE_CHECKING:
     from calib_bench.evaluation.writers import Split
@@ -41,7 +42,11 @@ def _call(arguments: Namespace) -> int:
 
 
 def _contents(splits: Mapping[str, Split], out: Path, layout: str, group: str) -> dict[str, bytes]:
-    """The bytes of each file, by its name."""
+    """The bytes of each file, by its name.
+
+    Raises:
+        SettingsError: a group cannot be added to the file that is there.
+    """
     from calib_bench.evaluation import writers
 
     if layout == "splits":
@@ -49,7 +54,10 @@ def _contents(splits: Mapping[str, Split], out: Path, layout: str, group: str) -
     if layout == "hdf5":
         file = out / "predictions.h5"
         before = file.read_bytes() if file.exists() else b""
-        return {file.name: writers.hdf5(group, splits["calibration"], splits["test"], before)}
+        try:
+            return {file.name: writers.hdf5(group, splits["calibration"], splits["test"], before)}
+        except OSError as error:
+            raise SettingsError(f"{file} is there, and no HDF5 file ({error}): give another out=") from None
     write = writers.jsonl if layout == "jsonl" else writers.one_split
     return {f"{name}.{layout}": write(split) for name, split in splits.items()}
 

@@ -115,16 +115,17 @@ def _call(arguments: Namespace) -> int:
     """Write a script and say how to submit it.
 
     Raises:
-        SettingsError: a value cannot be, or the file is there and was edited.
+        SettingsError: a value cannot be, no task or study is called so, or the file is there and was edited.
     """
     if arguments.system is None:
         print(COMMAND.help())
         return 0
     settings = arguments.settings
-    if settings.options:
+    if settings.options or not settings.plugins:  # folders of plug-ins may be those of the cluster alone
         from calib_bench.planning.defaults import check_options
 
         registry.use_plugins(settings.plugins, settings.names())
+        registry.task(settings.task)
         check_options(settings)
     path = Path(arguments.script or f"{settings.name}.sbatch")
     text = script(vars(arguments), settings)

@@ -24,7 +24,7 @@ COMMANDS = {
     "compare": "paired differences of two predictors on the same examples",
     "leaderboard": "how calibrators stand over run folders: ranks, wins, paired differences, cost",
     "advise": "what a recipe tuned at beta=1 becomes at another beta: rate, decay, eps",
-    "export": "a stored trial's logits as npz",
+    "export": "a stored trial's predictions as files: npz, HDF5, JSON lines",
     "completion": "completion of commands, options and keys for bash, zsh or fish",
 }
 

@@ -1,4 +1,4 @@
-"""What a plugged-in baseline declares, tried on made-up logits when it is loaded: shapes, and whether classes are kept.
+"""What a plug-in declares, tried when it is loaded; a baseline on made-up logits: shapes, and whether classes are kept.
 
 A loss that is averaged already, or of another shape, would train to something else without a word; a calibrator that
 moves a predicted class, and says that it never does, would turn differences of accuracy into findings.
@@ -7,32 +7,46 @@ moves a predicted class, and says that it never does, would turn differences of 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import get_args
 
 from calib_bench.core.baseline import Calibrator, Objective
 from calib_bench.core.model import Model
-from calib_bench.errors import SettingsError
+from calib_bench.core.task import Task
+from calib_bench.core.trial import CROSS_ENTROPY, RateUnit
+from calib_bench.errors import SettingsError, nearest
 
 EXAMPLES, CLASSES = 60, 4
+KINDS = ("vector", "image", "tokens")
+"""Of inputs, see `core.splits.InputSpec`."""
+RESERVED = ("raw", CROSS_ENTROPY)
+"""Names of baselines that tables and settings give to predictions and training without one."""
 
 
-def check(baseline: Objective | Calibrator, origin: str) -> None:
-    """Try a baseline. What raises of its own accord is left for where it is used, which says on what.
+def check(value: object, name: str, origin: str) -> None:
+    """Try what a plug-in sets. What raises of its own accord is left for where it is used, which says on what.
 
     Args:
+        value: a baseline, a task, a model or another.
+        name: of the plug-in.
         origin: the file, for errors.
 
     Raises:
-        SettingsError: it returns another shape than its contract says, or does not keep a promise.
+        SettingsError: a baseline returns another shape than its contract says, or does not keep a promise; a task or
+            a model declares what cannot be.
     """
-    if isinstance(baseline, Objective):
-        _objective(baseline, origin)
-    else:
-        _calibrator(baseline, origin)
+    checks: dict[type, Callable[..., None]] = {Objective: _objective, Calibrator: _calibrator, Task: _task}
+    checks[Model] = partial(_names, name)
+    for kind, test in checks.items():
+        if isinstance(value, kind):
+            test(value, origin)
 
 
 def _objective(objective: Objective, origin: str) -> None:
     import torch
 
+    _check_strengths(objective, origin)
     g = torch.Generator().manual_seed(0)
     for lead in ((), (2,)):
         Z = torch.randn(*lead, 5, CLASSES, generator=g)
@@ -54,6 +68,19 @@ def _objective(objective: Objective, origin: str) -> None:
                     f"{origin}: {name} returns {got} for logits of shape {tuple(Z.shape)}, and must return a tensor of "
                     f"shape {tuple(shape)}" + (": one value an example, not their mean" if name == "loss" else "")
                 )
+
+
+def _check_strengths(objective: Objective, origin: str) -> None:
+    """Raises SettingsError where an objective does nothing, or has no strengths within its bounds."""
+    hooks = (objective.loss, objective.logits, objective.factor, objective.mix, objective.head)
+    if not any(hooks):
+        raise SettingsError(f"{origin} gives none of loss, logits, factor, mix, head: it would train as cross-entropy")
+    low, high = objective.valid
+    strengths = objective.strengths
+    if not isinstance(strengths, tuple | list) or not strengths or not low <= min(strengths) <= max(strengths) <= high:
+        raise SettingsError(
+            f"{origin}: strengths={strengths!r} must be a tuple of numbers from {low:g} to {high:g}, such as (0.1,)"
+        )
 
 
 def _calibrator(calibrator: Calibrator, origin: str) -> None:
@@ -84,16 +111,46 @@ def _calibrator(calibrator: Calibrator, origin: str) -> None:
         )
 
 
-def check_names(model: Model, family: str, origin: str) -> None:
-    """Raises SettingsError where a model's parameters are no regular expression, or its examples are no names of it."""
+def _names(family: str, model: Model, origin: str) -> None:
+    """Raises SettingsError where a model's kinds are none, its parameters no regular expression, or its examples no
+    names of it."""
+    _check_types(model, origin)
     try:
+        re.compile(model.stackable)
         others = [name for name in model.examples if not model.match(family, name)]
         needs_example = not (model.examples or model.match(family, family))
     except re.error as error:
-        raise SettingsError(f"{origin}: parameters={model.parameters!r} is no regular expression: {error}") from None
+        raise SettingsError(
+            f"{origin}: parameters={model.parameters!r} or stackable={model.stackable!r} is no regular expression: "
+            f"{error}"
+        ) from None
     if others:
         raise SettingsError(
             f"{origin}: the example {others[0]!r} is not {family!r} with parameters {model.parameters!r}"
         )
     if needs_example:
         raise SettingsError(f"{origin} has parameters in its names: declare examples={{'{family}_...': 'a line'}}")
+
+
+def _task(task: Task, origin: str) -> None:
+    """Raises SettingsError where a task's defaults are not as they are declared: a tuple that lacks its comma, say."""
+    recipe = task.recipe
+    grids = (task.models, task.beta, task.seeds, task.objectives, recipe.lr)
+    for name, values in zip(("models", "beta", "seeds", "objectives", "recipe.lr"), grids, strict=True):
+        if not isinstance(values, tuple | list | range):
+            raise SettingsError(f"{origin}: {name}={values!r} must be a tuple, such as ({values!r},)")
+    if recipe.lr_unit not in get_args(RateUnit):
+        raise SettingsError(
+            f"{origin}: recipe.lr_unit={recipe.lr_unit!r}: {nearest(recipe.lr_unit, get_args(RateUnit))}"
+        )
+
+
+def _check_types(model: Model, origin: str) -> None:
+    if not model.kinds or not set(model.kinds) <= set(KINDS):
+        raise SettingsError(
+            f"{origin}: kinds={model.kinds!r} must be a tuple of {', '.join(KINDS)}, such as {KINDS[:1]}"
+        )
+    if not isinstance(model.examples, Mapping):
+        raise SettingsError(
+            f"{origin}: examples={model.examples!r} must be names, each with a line: {{'NAME': 'a line'}}"
+        )

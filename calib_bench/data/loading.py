@@ -36,7 +36,7 @@ from calib_bench.data.text import (
     train_tokenizer,
     words_of,
 )
-from calib_bench.errors import DataError
+from calib_bench.errors import DataError, UserError
 
 Read = Callable[[Request], tuple[np.ndarray, np.ndarray]]
 
@@ -49,15 +49,40 @@ def arrays(
     request: Request, read: Read, sizes: SplitSizes, *, classes: int, source: str, names: Sequence[str]
 ) -> Splits:
     """What `loaders.arrays` declares."""
-    x, y = (np.ascontiguousarray(array) for array in read(request))
+    x, y = _read(request, read)
     check_labels("all", y, classes)
     rows = _rows(request, sizes, len(y), None)
-    splits = tensor_splits({"train": torch.from_numpy(x)}, {"train": torch.from_numpy(y.astype(np.int64))}, rows)
+    splits = tensor_splits({"train": torch.from_numpy(x)}, {"train": torch.from_numpy(y)}, rows)
     spec = InputSpec("vector" if x.ndim == 2 else "image", tuple(x.shape[1:]))
-    digest = hashlib.sha256(x.tobytes() + y.astype(np.int64).tobytes()).hexdigest()
+    digest = hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()
     class_names = tuple(names) or tuple(str(k) for k in range(classes))
     notes = note({"train": digests(x)}, rows)
     return _splits(request, splits, spec, class_names, source, f"sha256:{digest}", notes, ())
+
+
+def _read(request: Request, read: Read) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and labels as a task's file reads them.
+
+    Raises:
+        DataError: it fails, or what it returns are no finite inputs with a label each.
+    """
+    reads = f"`read` of task {request.task!r} returns inputs [N, D] or [N, C, H, W] and whole numbers [N]"
+    try:
+        x, y = map(np.ascontiguousarray, read(request))
+        whole_N, is_finite = y.astype(np.int64), bool(np.isfinite(x).all())
+    except UserError:
+        raise
+    except Exception as error:
+        raise DataError(f"{reads}, and ended in {type(error).__name__}: {error}") from error
+    if not _are_examples(x, y, whole_N):
+        raise DataError(f"{reads}, and returned {x.shape} and {y.shape} of {y.dtype}.")
+    if not is_finite:
+        raise DataError(f"Inputs of task {request.task!r} hold NaN or infinite numbers.")
+    return x, whole_N
+
+
+def _are_examples(x: np.ndarray, y: np.ndarray, whole_N: np.ndarray) -> bool:
+    return x.ndim in (2, 4) and y.shape == (len(x),) and np.array_equal(whole_N, y)
 
 
 def images(

@@ -102,6 +102,9 @@ def load_splits(execution: Execution, trial: Trial, fetch: bool = True) -> Split
 @lru_cache(maxsize=2)
 def _load(request: Request, start: str | None, scored: bool) -> Splits:
     splits, model = registry.task(request.task).load(request), str(request.model)
+    if not isinstance(splits, Splits):
+        made = f"load of task {request.task!r} gave {type(splits).__name__}"
+        raise DataError(f"{made}: it returns Splits, as calib_bench.data.arrays(read, ...) makes it")
     if start is None:
         return splits
     splits = replace(splits, notes={**splits.notes, **_normalization(splits)})

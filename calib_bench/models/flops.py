@@ -41,26 +41,56 @@ def flops_per_example(name: str, spec: InputSpec, classes: int) -> float:
 
     Raises:
         SettingsError: no such model, or it does not take such inputs.
-        UserError: the model cannot process images of this shape.
+        UserError: the model cannot be built or process images of this shape, or what it gives are no logits.
     """
-    from calib_bench.models.counting import Counter, Undrawn
+    from calib_bench.models.counting import Counter
 
-    with torch.device("meta"), Undrawn():
-        model = models.build(name, spec, classes).eval()
+    model = undrawn(name, spec, classes)
     if spec.kind == "tokens":
         return _token_flops(model, spec.shape[0] if spec.shape else LENGTH)
-    device = torch.device("cpu" if sum(p.numel() for p in model.parameters()) <= SMALL else "meta")
-    with device, Undrawn():
-        model, x = models.build(name, spec, classes).eval(), torch.zeros(1, *spec.shape)
+    if sum(p.numel() for p in model.parameters()) <= SMALL:
+        model = undrawn(name, spec, classes, "cpu")
+    x = torch.zeros(1, *spec.shape, device=next(model.parameters()).device)
     with torch.no_grad(), Counter() as counter:
+        for parameter in model.parameters():
+            parameter.zero_()  # what was not drawn may be any number
         try:
-            model(x)
+            z = model(x)
         except (AssertionError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"model {name!r} cannot process images of shape {spec.shape} ({str(error).splitlines()[0]}); choose "
                 "another model"
             ) from error
+    _check_logits(name, z, classes)
     return float(counter.flops)
+
+
+def undrawn(name: str, spec: InputSpec, classes: int, device: str = "meta") -> nn.Module:
+    """A model whose initial weights are not drawn; on this processor where it cannot be built on the meta device.
+
+    Raises:
+        UserError: it cannot be built.
+    """
+    from calib_bench.models.counting import Undrawn
+
+    try:
+        with torch.device(device), Undrawn():
+            return models.build(name, spec, classes).eval()
+    except UserError:
+        raise
+    except Exception as error:
+        if device == "meta":  # `item()` has no value there
+            return undrawn(name, spec, classes, "cpu")
+        raise UserError(f"model {name!r} cannot be built ({type(error).__name__}: {error})") from error
+
+
+def _check_logits(name: str, z: object, classes: int) -> None:
+    """Raises UserError where a model's output of one example is no row of logits."""
+    if not isinstance(z, torch.Tensor) or z.shape != (1, classes):
+        what = f"{type(z).__name__} of shape {list(getattr(z, 'shape', ()))}"
+        raise UserError(f"model {name!r} gives a {what} for one example, and must give logits [1, {classes}]")
+    if not z.is_meta and bool((z >= 0).all()) and abs(float(z.sum()) - 1) < 1e-3:
+        raise UserError(f"model {name!r} gives probabilities, and must give logits: what comes before the softmax")
 
 
 def estimate_seconds(

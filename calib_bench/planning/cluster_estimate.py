@@ -7,9 +7,7 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 
-import torch
-
-from calib_bench import models, registry
+from calib_bench import registry
 from calib_bench.core.settings import Settings
 from calib_bench.core.splits import InputSpec
 from calib_bench.core.study import Study
@@ -185,9 +183,6 @@ def model(name: str, task: Task) -> tuple[float, int]:
 
 @cache
 def _counted(name: str, kind: str, shape: tuple[int, ...], vocabulary: int, classes: int) -> tuple[float, int]:
-    from calib_bench.models.counting import Undrawn
-
     spec = InputSpec(kind, shape, vocabulary)
-    with torch.device("meta"), Undrawn():
-        parameters = sum(p.numel() for p in models.build(name, spec, classes).parameters())
+    parameters = sum(p.numel() for p in cost.undrawn(name, spec, classes).parameters())
     return cost.flops_per_example(name, spec, classes), parameters

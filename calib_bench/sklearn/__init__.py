@@ -18,15 +18,23 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import check_cv, cross_val_predict
+from sklearn.pipeline import Pipeline
 from sklearn.utils import column_or_1d, get_tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from calib_bench.errors import UserError
 from calib_bench.evaluation import fits
+from calib_bench.evaluation.validation import look_like_probabilities
 
 __all__ = ["PostHocCalibrator"]
 Array = NDArray[Any]
+KINDS = {
+    "decision_function": "logits",
+    "predict_log_proba": "log_probabilities",
+    "predict_proba": "probabilities",
+}
+"""Methods of classifiers and what they give, the one that tells most first."""
 
 
 class CalibrationError(UserError, ValueError):
@@ -36,8 +44,9 @@ class CalibrationError(UserError, ValueError):
 class PostHocCalibrator(ClassifierMixin, BaseEstimator):
     """A classifier with calibrated probabilities: a calibrator behind logits, or behind another classifier.
 
-    Without an estimator, X are logits: a column a class, or one column, the log odds of the second of two classes. With
-    one, its decision function gives them, or where it has none, the logarithms of its probabilities.
+    Without an estimator, X are logits: a column a class in the order of the sorted labels, or one column, the log odds
+    of the second of two classes. With one, its decision function gives them, or where it has none, the logarithms of
+    its probabilities.
 
     Args:
         method: name of a calibrator, as `python -m calib_bench list baselines` shows it.
@@ -69,14 +78,18 @@ class PostHocCalibrator(ClassifierMixin, BaseEstimator):
             y: labels [N], of any type.
 
         Raises:
-            CalibrationError: logits and labels differ in their number of classes; or no calibrator has that name, or
-                the one that has it is not for such logits.
+            CalibrationError: logits and labels differ in their number of classes, or columns are named like the labels
+                and stand in another order; or a fold has nothing of a class to learn from; or no calibrator has that
+                name, or the one that has it is not for such logits.
         """
         y = column_or_1d(y, warn=True)
         if self.estimator is None:
+            names = list(map(str, getattr(X, "columns", ())))
             X, y = validate_data(self, X, y, dtype=np.float64)
             check_classification_targets(y)
             self.classes_ = _classes_of(X, y)
+            _check_order(names, list(map(str, self.classes_)))
+            _check_logits(X.squeeze())
             scores = X
         else:
             scores = self._fit_estimator(X, y)
@@ -94,11 +107,13 @@ class PostHocCalibrator(ClassifierMixin, BaseEstimator):
 
     def _fit_estimator(self, X: Any, y: Any) -> Array:
         """Fits the estimator; the scores that the calibrator is fitted to."""
+        check_classification_targets(y)
         if isinstance(self.estimator, FrozenEstimator):
             self.estimator_ = self.estimator
             scores = getattr(self.estimator_, _response(self.estimator_))(X)
         else:
-            splits = check_cv(self.cv, y, classifier=True)
+            splits = list(check_cv(self.cv, y, classifier=True).split(X, y))
+            _check_folds(y, [train for train, _ in splits])
             scores = cross_val_predict(clone(self.estimator), X, y, cv=splits, method=_response(self.estimator))
             self.estimator_ = clone(self.estimator).fit(X, y)
         self.classes_ = self.estimator_.classes_
@@ -106,14 +121,14 @@ class PostHocCalibrator(ClassifierMixin, BaseEstimator):
             if hasattr(self.estimator_, name):
                 setattr(self, name, getattr(self.estimator_, name))
         checked: Array = np.asarray(scores)
+        _check_columns(self.estimator_, checked, len(self.classes_))
         return checked
 
     def _predictions(self, scores: Array) -> tuple[Array, str]:
         """Scores as predictions, with their kind: one column is the log odds of the second of two classes."""
         if len(self.classes_) == 2 and (scores.ndim == 1 or scores.shape[1] == 1):
             return scores.reshape(-1), "scores"
-        is_log = self.estimator is not None and _response(self.estimator_) == "predict_log_proba"
-        return scores, "log_probabilities" if is_log else "logits"
+        return scores, "logits" if self.estimator is None else KINDS[_response(self.estimator_)]
 
     def predict_log_proba(self, X: Any) -> Array:
         """Logarithm of `predict_proba`."""
@@ -161,13 +176,60 @@ def _classes_of(X: Array, y: Array) -> Array:
     )
 
 
+def _check_order(names: list[str], labels: list[str]) -> None:
+    """Raises CalibrationError where columns are called as the labels, and stand in another order."""
+    if names != labels and sorted(names) == sorted(labels):
+        raise CalibrationError(
+            f"columns are called {', '.join(names)}, and the classes in their order {', '.join(labels)}: give the "
+            "columns in that order"
+        )
+
+
+def _check_logits(X: Array) -> None:
+    if look_like_probabilities(X):
+        raise CalibrationError("X look like probabilities: give logits, or the logarithms of the probabilities")
+
+
+def _check_folds(y: Array, trains: list[Array]) -> None:
+    """Raises CalibrationError where a fold has nothing of a class to learn from."""
+    for train in trains:
+        if lacking := set(y.tolist()) - set(y[train].tolist()):
+            raise CalibrationError(
+                f"one of the {len(trains)} folds has no row of class {lacking.pop()!r} to learn from: give another cv, "
+                "or more rows of that class"
+            )
+
+
+def _check_columns(estimator: Any, scores: Array, K: int) -> None:
+    """Raises CalibrationError where scores have no column a class."""
+    shapes = ((K,),) if K > 2 else ((), (1,), (2,))
+    last = _last(estimator)
+    if K > 2 and getattr(last, "decision_function_shape", None) == "ovo":
+        raise CalibrationError(
+            f"{type(last).__name__} gives a score for each pair of classes: set decision_function_shape='ovr'"
+        )
+    if scores.shape[1:] not in shapes:
+        raise CalibrationError(
+            f"{type(last).__name__} gives scores of shape {scores.shape}, not a column for each of {K} classes"
+        )
+
+
+def _last(estimator: Any) -> Any:
+    """The classifier in which a pipeline or a search ends, or that is frozen."""
+    if isinstance(estimator, FrozenEstimator):
+        return _last(estimator.estimator)
+    if isinstance(estimator, Pipeline):
+        return _last(estimator[-1])
+    return _last(estimator.best_estimator_) if hasattr(estimator, "best_estimator_") else estimator
+
+
 def _response(estimator: Any) -> str:
-    """The method of a classifier that tells most: its decision function, or the logarithms of its probabilities.
+    """The method of a classifier that tells most: its decision function, or its probabilities.
 
     Raises:
-        CalibrationError: it is no classifier with either.
+        CalibrationError: it has none of them.
     """
-    if not (hasattr(estimator, "decision_function") or hasattr(estimator, "predict_log_proba")):
-        what = f"{type(estimator).__name__} has neither decision_function nor predict_log_proba"
-        raise CalibrationError(f"{what}: give a classifier that has one of them")
-    return "decision_function" if hasattr(estimator, "decision_function") else "predict_log_proba"
+    for name in KINDS:
+        if hasattr(estimator, name):
+            return name
+    raise CalibrationError(f"{type(estimator).__name__} has none of {', '.join(KINDS)}: give a classifier that has one")

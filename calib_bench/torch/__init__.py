@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -34,6 +36,9 @@ FOLLOW = ("law", "head")
 HEAD_POWERS = {torch.optim.SGD: (2, 0), torch.optim.Adam: (1, -1), torch.optim.AdamW: (1, -1)}
 """Powers of beta for the head's rate and eps where its weights are multiplied by beta; weight decay is divided by that
 of the rate, or by beta^2 where it is added to the gradient (Agarwala et al., arXiv 2010.07344)."""
+
+_following: WeakSet[Any] = WeakSet()
+"""Optimizers and heads that were changed already: changed twice they would follow the square of beta."""
 
 
 class Mixed(NamedTuple):
@@ -56,6 +61,7 @@ class AtBeta:
         self, beta: float, scale: float, strengths: Mapping[str, float], total_updates: int | None, seed: int
     ) -> None:
         objectives = registry.objectives()
+        self._outputs: int | None = None
         self.beta, self.scale, self.updates, self.total = beta, scale, 0, total_updates
         self._loss = Loss({name: torch.tensor(float(value)) for name, value in strengths.items()}, objectives)
         terms = with_strengths(strengths, objectives)
@@ -66,20 +72,40 @@ class AtBeta:
             raise SettingsError("an objective changes beta during training: give total_updates")
 
     def per_example(self, logits: Tensor, labels: Tensor | Mixed) -> Tensor:
-        """The loss of each example in nats, [N], of the model's logits [N, K] and labels [N]."""
+        """The loss of each example in nats, [N], of the model's logits [N, K] and labels [N].
+
+        Raises:
+            SettingsError: they have other shapes or types.
+        """
         if isinstance(labels, Mixed):
             one, other = (self.per_example(logits, y) for y in (labels.y, labels.partner_y))
             return labels.share * one + (1 - labels.share) * other
+        self._check_batch(logits, labels)
         beta = self.beta
         for factor, strength in self._factors:
             beta *= factor(min(1.0, self.updates / (self.total or 1)), strength)
         return self._loss(logits / self.scale, labels, torch.tensor(beta, device=logits.device))
 
+    def _check_batch(self, logits: Tensor, labels: Tensor) -> None:
+        """Raises SettingsError where these are not logits [N, K] of the model and labels [N]."""
+        *rows, K = logits.shape
+        if list(labels.shape) != rows or labels.is_floating_point() or K < 2:  # gather takes fewer labels than rows
+            raise SettingsError(
+                "the loss takes logits [N, K] of K >= 2 classes and whole numbers [N] as labels, not "
+                f"{tuple(logits.shape)} and {tuple(labels.shape)} of {labels.dtype}"
+            )
+        if (self._outputs or K) != K:
+            raise SettingsError(
+                f"the layer that was taken for the head has {self._outputs} outputs, and logits have {K} columns: make "
+                "the model anew and give head=LAYER"
+            )
+
     def loss(self, logits: Tensor, labels: Tensor | Mixed) -> Tensor:
         """The mean loss of a batch in nats: what to call `backward` on.
 
         Raises:
-            SettingsError: the objective mixes inputs, and these labels are not what `mix` returned.
+            SettingsError: the objective mixes inputs, and these labels are not what `mix` returned; or as of
+                `per_example`.
         """
         if self._mixers and not isinstance(labels, Mixed):
             raise SettingsError("the objective mixes inputs: give the inputs and labels that mix(x, labels) returns")
@@ -139,7 +165,8 @@ def at_beta(
 
     Args:
         model: returns logits [N, K].
-        optimizer: torch's SGD, Adam or AdamW over the model's parameters, tuned at beta = 1 where it has to follow.
+        optimizer: torch's SGD, Adam or AdamW over the model's parameters, tuned at beta = 1 where it has to follow. A
+            scheduler of it is made afterwards.
         beta: inverse temperature.
         objective: as on the command line, "label_smoothing:0.1+confidence_penalty:0.05", or strengths by name; see
             `python -m calib_bench list baselines`.
@@ -158,18 +185,20 @@ def at_beta(
         The loss and the predictions.
 
     Raises:
-        SettingsError: an objective is unknown, or a strength out of range; or the optimizer cannot follow beta, or has
-            made updates already; or something that is needed is missing.
+        SettingsError: an objective is unknown, or a strength out of range; or the optimizer cannot follow beta, has
+            made updates, follows a beta or has a scheduler already; or something that is needed is missing.
     """
     _check(beta, follow)
     _check_trains(model, optimizer)
     strengths = _strengths(objective)
+    training = AtBeta(beta, beta if follow == "head" else 1.0, strengths, total_updates, seed)
     _prepare_head(model, optimizer, strengths, follow, head)
     if follow == "law":
         _follow_law(model, optimizer, beta, x, degree)
     if follow == "head":
-        _follow_head(optimizer, head or _head_of(model), beta)
-    training = AtBeta(beta, beta if follow == "head" else 1.0, strengths, total_updates, seed)
+        layer = _head_of(model, head)
+        _follow_head(optimizer, layer, beta)
+        training._outputs = layer.out_features
     optimizer.register_step_post_hook(training._count)
     return training
 
@@ -192,7 +221,7 @@ def _prepare_head(
     if follow == "head" and heads:
         raise SettingsError('follow="head" needs a plain linear head, and the objective replaces it')
     for make, strength in heads:
-        _replace_head(model, optimizer, head or _head_of(model), make, strength)
+        _replace_head(model, optimizer, _head_of(model, head), make, strength)
 
 
 def _check(beta: float, follow: str | None) -> None:
@@ -211,18 +240,26 @@ def _check_trains(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 def _strengths(objective: str | Mapping[str, float]) -> dict[str, float]:
     """Strengths of objectives by name, each within its bounds."""
-    try:
-        strengths = parse_objective(objective) if isinstance(objective, str) else dict(objective)
-    except ValueError as error:
-        raise SettingsError(f"{error}: {_hint(str(objective).partition(':')[0])}") from None
+    strengths = _parsed(objective)
     terms = with_strengths(strengths, registry.objectives())
     for name, (term, strength) in zip(sorted(strengths), terms, strict=True):
         low, high = term.valid
-        if not low <= strength <= high:
-            raise SettingsError(f"the strength of {name} is {strength:g}, and must be from {low:g} to {high:g}")
+        if not isinstance(strength, Real) or not low <= strength <= high:
+            raise SettingsError(f"the strength of {name} is {strength!r}, and must be from {low:g} to {high:g}")
     if sum(term.mix is not None for term, _ in terms) > 1:
         raise SettingsError("two objectives mix inputs: give one of them")
     return strengths
+
+
+def _parsed(objective: object) -> dict[str, float]:
+    if isinstance(objective, Mapping):
+        return dict(objective)
+    if not isinstance(objective, str):
+        raise SettingsError(f"objective={objective!r} is neither text, such as label_smoothing:0.1, nor a mapping")
+    try:
+        return parse_objective(objective)
+    except ValueError as error:
+        raise SettingsError(f"{error}: {_hint(objective.partition(':')[0])}") from None
 
 
 def _hint(name: str) -> str:
@@ -236,14 +273,24 @@ def _hint(name: str) -> str:
 def _check_fresh(optimizer: torch.optim.Optimizer) -> None:
     if optimizer.state:
         raise SettingsError("the optimizer has made updates already: call at_beta before the first")
+    if "initial_lr" in itertools.chain.from_iterable(optimizer.param_groups):
+        raise SettingsError("a scheduler of the optimizer would set its rates back: make it after at_beta")
 
 
-def _head_of(model: nn.Module) -> nn.Linear:
-    """The last linear layer of a model.
+def _check_first(*changed: Any) -> None:
+    """Raises SettingsError where an optimizer or a head follows a beta already."""
+    if not _following.isdisjoint(changed):
+        raise SettingsError("at_beta has changed these already: make the model and the optimizer anew")
+
+
+def _head_of(model: nn.Module, named: nn.Linear | None) -> nn.Linear:
+    """The last linear layer of a model, or the one that is named.
 
     Raises:
-        SettingsError: it is not known which that is.
+        SettingsError: it is not known which that is; or what is named is no linear layer of the model.
     """
+    if named is not None:
+        return _checked(named, model)
     if hasattr(model, "get_classifier") or hasattr(model, "head"):
         return models.head(model)
     leaves = [module for module in model.modules() if not any(module.children())]
@@ -252,23 +299,43 @@ def _head_of(model: nn.Module) -> nn.Linear:
     return leaves[-1]
 
 
+def _checked(head: nn.Linear, model: nn.Module) -> nn.Linear:
+    if not isinstance(head, nn.Linear) or head not in model.modules():
+        raise SettingsError(f"head={type(head).__name__} is no linear layer of the model")
+    return head
+
+
 def _replace_head(
     model: nn.Module, optimizer: torch.optim.Optimizer, head: nn.Linear, make: Any, strength: float
 ) -> None:
     """Puts an objective's layer in the place of the head, and its parameters in the place of the head's."""
+    old = set(map(id, head.parameters()))
+    group = _group_of(old, optimizer)
     new = make(head, strength)
     models.replace_layer(model, head, new)
-    old = {id(parameter) for parameter in head.parameters()}
-    group = next(group for group in optimizer.param_groups if any(id(p) in old for p in group["params"]))
     group["params"] = [parameter for parameter in group["params"] if id(parameter) not in old] + [*new.parameters()]
+
+
+def _group_of(ids: set[int], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The group of parameters that has one of these ids.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    for group in optimizer.param_groups:
+        if not ids.isdisjoint(map(id, group["params"])):
+            return group
+    raise SettingsError("the objective replaces the head, which the optimizer does not train: give it its parameters")
 
 
 def _follow_law(model: nn.Module, optimizer: torch.optim.Optimizer, beta: float, x: Any, degree: float | None) -> None:
     if x is None and degree is None:
         raise SettingsError('follow="law" needs x=, a batch to measure the degree on, or degree=')
+    _check_first(optimizer)
     advice = api.advise(model, x, optimizer, beta, degree=degree)
     for group, numbers in zip(optimizer.param_groups, advice.groups, strict=True):
         _set(group, numbers.lr, numbers.weight_decay, numbers.eps)
+    _following.add(optimizer)
 
 
 def _follow_head(optimizer: torch.optim.Optimizer, head: nn.Linear, beta: float) -> None:
@@ -276,13 +343,13 @@ def _follow_head(optimizer: torch.optim.Optimizer, head: nn.Linear, beta: float)
     if type(optimizer) not in HEAD_POWERS:
         known = ", ".join(one.__name__ for one in HEAD_POWERS)
         raise SettingsError(f"how {type(optimizer).__name__} follows beta is not known; it is known for {known}")
+    _check_first(optimizer, head)
     for group in list(optimizer.param_groups):
         if parameters := _taken_out(group, {id(parameter) for parameter in head.parameters()}):
             optimizer.add_param_group(_head_group({**group, "params": parameters}, optimizer, beta))
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
-    with torch.no_grad():
-        for parameter in head.parameters():
-            parameter.mul_(beta)
+    models.rescale(head, beta)
+    _following.update((optimizer, head))
 
 
 def _taken_out(group: dict[str, Any], ids: set[int]) -> list[nn.Parameter]:
@@ -302,9 +369,7 @@ def _head_group(group: dict[str, Any], optimizer: torch.optim.Optimizer, beta: f
 
 
 def _set(group: dict[str, Any], rate: float, decay: float, eps: float | None) -> None:
-    """Numbers of a group of parameters; a scheduler that was made before starts from its rate too."""
+    """Numbers of a group of parameters."""
     group["lr"], group["weight_decay"] = rate, decay
-    if "initial_lr" in group:
-        group["initial_lr"] = rate
     if "eps" in group and eps is not None:
         group["eps"] = eps

@@ -104,6 +104,8 @@ def test_a_grid_goes_to_ray_and_no_token_is_written(tmp_path: Path) -> None:
         (["slurm", "partition=a;rm"], "must not hold"),
         (["slurm", "with=ray", "out=my runs"], "may not need quotes"),
         (["slurm", "script=/nowhere/x"], "cannot be written"),
+        (["slurm", "task=digit"], "did you mean 'digits'"),
+        (["slurm", "study=separating"], "did you mean 'separation'"),
     ],
 )
 def test_what_cannot_be(words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +113,10 @@ def test_what_cannot_be(words: list[str], message: str, tmp_path: Path, monkeypa
     with pytest.raises(SettingsError, match=re.escape(message)):
         COMMAND.run(words)
     assert not list(tmp_path.iterdir())
+
+
+def test_names_of_plug_ins_are_left_to_the_cluster(tmp_path: Path) -> None:
+    assert "task=blobs" in written(tmp_path, "task=blobs", "plugins=/only/there")
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,9 +13,11 @@ from synthetic import sketched
 
 from calib_bench import Model, models, registry
 from calib_bench.cli import main
-from calib_bench.core.splits import InputSpec
+from calib_bench.core.splits import InputSpec, Request
 from calib_bench.core.trial import Trial
-from calib_bench.errors import SettingsError, UserError
+from calib_bench.errors import DataError, SettingsError, UserError
+from calib_bench.execute.worker import _load
+from calib_bench.models.flops import flops_per_example
 from calib_bench.report.tables import read
 from calib_bench.store.store import Store
 from tests.commands.test_run import example
@@ -275,6 +277,89 @@ def test_a_model_that_is_none_or_of_other_classes_is_refused(mine: Path) -> None
     for name, (_, message) in cases.items():
         with pytest.raises(UserError, match=message):
             models.build(name, InputSpec("vector", (64,)), 10)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ("Sequence(OneLayer(64, classes), nn.Softmax(-1))", "gives probabilities, and must give logits"),
+        ("Sequence(OneLayer(64, classes), nn.Flatten(0))", r"gives a Tensor of shape \[10\] for one example"),
+        ("1 / 0", r"cannot be built \(ZeroDivisionError: division by zero\)"),
+    ],
+)
+def test_a_model_that_cannot_be_built_or_gives_no_logits_is_refused(made: str, message: str, mine: Path) -> None:
+    text = (
+        MODEL
+        + """
+class Sequence(nn.Sequential):
+    @property
+    def head(self):
+        return self[0].head
+
+"""
+    )
+    (mine / "one.py").write_text(f"{text}MODEL = Model(lambda spec, classes: {made}, kinds=('image',))\n")
+    registry.use_plugins([mine])
+    flops_per_example.cache_clear()
+    with pytest.raises(UserError, match=message):
+        flops_per_example("one", InputSpec("image", (1, 8, 8)), 10)
+
+
+def test_a_model_that_reads_values_while_it_is_built_is_counted(mine: Path) -> None:
+    made = "OneLayer(int(sum(torch.ones(64)).item()), classes)"
+    (mine / "reading.py").write_text(
+        f"import torch\n{MODEL}\nMODEL = Model(lambda spec, classes: {made}, kinds=('image',))\n"
+    )
+    registry.use_plugins([mine])
+    assert flops_per_example("reading", InputSpec("image", (1, 8, 8)), 10) == 2 * 64 * 10
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("leaving", "import sys\nsys.exit(3)\n", "leaving.py cannot be imported: SystemExit: 3"),
+        ("one.layer", MODEL, "the name 'one.layer' holds a dot"),
+        ("words", MODEL.replace('kinds=("vector", "image")', 'kinds="vector"'), "kinds='vector' must be a tuple of"),
+        ("images", MODEL.replace('"image")', '"images")'), r"kinds=\('vector', 'images'\) must be"),
+        ("lines", MODEL.replace('title="one layer"', 'examples=("lines_8",)'), "must be names, each with a line"),
+        ("star", MODEL.replace('title="one layer"', 'stackable="*"'), r"stackable='\*' is no regular expression"),
+        ("float", OBJECTIVE.replace("(0.1,)", "0.1"), r"strengths=0.1 must be a tuple of numbers from 0 to 0.9"),
+        ("none", OBJECTIVE.replace("(0.1,)", "()"), r"strengths=\(\) must be"),
+        ("beyond", OBJECTIVE.replace("(0.1,)", "(1.5,)"), r"strengths=\(1.5,\) must be"),
+        ("idle", OBJECTIVE.replace("Objective(loss, ", "Objective("), "gives none of loss, logits, factor, mix, head"),
+        ("cross_entropy", OBJECTIVE, "the name 'cross_entropy' is taken"),
+        ("raw", example("prior.py"), "the name 'raw' is taken"),
+        ("comma", example("blobs.py").replace('("mlp_8",)', '("mlp_8")'), r"models='mlp_8' must be .* \('mlp_8',\)"),
+        ("rates", example("blobs.py").replace("lr=(0.5,)", "lr=0.5"), "recipe.lr=0.5 must be a tuple"),
+        ("unit", example("blobs.py").replace('"lr_rel"', '"rel"'), "recipe.lr_unit='rel': did you mean 'lr_rel'"),
+    ],
+)
+def test_a_file_that_declares_what_cannot_be_is_refused(name: str, text: str, message: str, mine: Path) -> None:
+    (mine / f"{name}.py").write_text(text)
+    with pytest.raises(SettingsError, match=message):
+        registry.use_plugins([mine], needed=[name])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('"float32"), y', '"float32"), y[:300]', r"returned \(400, 5\) and \(300,\) of int64"),
+        ('"float32"), y', '"float32"), y[:, None]', r"returned \(400, 5\) and \(400, 1\) of int64"),
+        ('"float32"), y', '"float32"), y / 2', r"and \(400,\) of float64"),
+        ('"float32"), y', '"float32") / y[:, None], y', "hold NaN or infinite numbers"),
+        ('"float32"), y', '"float32")', "and ended in ValueError: too many values"),
+        ("read(request)", "read()", "and ended in TypeError: read"),
+        ('arrays(read, SIZES, classes=2, source="made by numpy")', "read", "gave tuple: it returns Splits"),
+    ],
+)
+def test_data_that_cannot_be_is_refused(before: str, after: str, message: str, mine: Path) -> None:
+    text = example("blobs.py")
+    assert before in text
+    (mine / "blobs.py").write_text(text.replace(before, after))
+    registry.use_plugins([mine], needed=["blobs"])
+    _load.cache_clear()
+    with pytest.raises(DataError, match=message):
+        _load(Request("blobs"), None, False)
 
 
 def test_a_model_of_timm(mine: Path) -> None:

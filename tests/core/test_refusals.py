@@ -114,7 +114,7 @@ def test_own_baselines_keep_what_plug_ins_must() -> None:
     from calib_bench.core import plugin_checks
 
     for name, baseline in {**registry.objectives(), **registry.calibrators()}.items():
-        plugin_checks.check(baseline, name)
+        plugin_checks.check(baseline, name, name)
 
 
 def test_untrained_nets_and_batches_above_the_set_are_said() -> None:

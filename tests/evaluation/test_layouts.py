@@ -470,3 +470,6 @@ def test_every_exported_layout_gives_equal_results(capsys: pytest.CaptureFixture
     capsys.readouterr()
     assert main(["export", f"run:{key}", "format=h5"]) == 2
     assert "hdf5" in capsys.readouterr().err
+    Path("hdf5/predictions.h5").write_text("no HDF5")
+    assert main(["export", f"run:{key}", "format=hdf5", "out=hdf5"]) == 2
+    assert "predictions.h5 is there, and no HDF5 file" in capsys.readouterr().err

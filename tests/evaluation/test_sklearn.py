@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris
@@ -12,11 +13,12 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss
-from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict, cross_val_score
 from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.svm import LinearSVC
+from sklearn.svm import SVC, LinearSVC
 from sklearn.utils.estimator_checks import check_estimator
 
 import calib_bench
@@ -119,13 +121,51 @@ def test_it_works_in_a_pipeline_a_search_and_cross_validation() -> None:
     assert search.fit(x, y).predict_proba(x).shape == (150, 3)
 
 
+def test_a_classifier_that_has_probabilities_alone() -> None:
+    neighbours = KNeighborsClassifier(20).fit(X[FIT], Y[FIT])
+    model = PostHocCalibrator(estimator=FrozenEstimator(neighbours)).fit(X[CAL], Y[CAL])
+    by_hand = calib_bench.fit("temperature_scaling", neighbours.predict_proba(X[CAL]), Y[CAL], kind="probabilities")
+    assert np.allclose(model.predict_proba(X[TEST]), by_hand.predict_proba(neighbours.predict_proba(X[TEST])))
+    assert log_loss(Y[TEST], model.predict_proba(X[TEST])) < log_loss(Y[TEST], neighbours.predict_proba(X[TEST]))
+
+
+def test_logits_in_columns_of_another_order_are_refused() -> None:
+    names = np.array(["cat", "dog", "bird"])
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(90, 3)), columns=names)
+    y = names[np.arange(90) % 3]
+    with pytest.raises(CalibrationError, match="called cat, dog, bird, and the classes in their order bird, cat, dog"):
+        PostHocCalibrator().fit(frame, y)
+    assert PostHocCalibrator().fit(frame[sorted(names)], y).classes_.tolist() == sorted(names)
+    assert PostHocCalibrator().fit(frame.rename(columns=str.upper), np.arange(90) % 3).feature_names_in_[0] == "CAT"
+
+
+def test_scores_of_pairs_of_classes_are_refused() -> None:
+    x, y = load_iris(return_X_y=True)
+    pairs = make_pipeline(StandardScaler(), SVC(decision_function_shape="ovo"))
+    for estimator in (pairs, FrozenEstimator(pairs.fit(x, y)), GridSearchCV(pairs, {"svc__C": [1.0]}, cv=2)):
+        with pytest.raises(CalibrationError, match="SVC gives a score for each pair of classes"):
+            PostHocCalibrator(estimator=estimator, cv=2).fit(x, y)
+    two = y < 2
+    assert PostHocCalibrator("platt_scaling", estimator=pairs, cv=2).fit(x[two], y[two]).score(x[two], y[two]) > 0.9
+
+
+def test_a_fold_without_a_class_is_refused() -> None:
+    x, y = load_iris(return_X_y=True)
+    with pytest.raises(CalibrationError, match="one of the 3 folds has no row of class 0 to learn from"):
+        PostHocCalibrator(estimator=GaussianNB(), cv=KFold(3)).fit(x, y)
+
+
 def test_what_is_wrong_is_said() -> None:
     z = np.random.default_rng(0).normal(size=(50, 3))
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    with pytest.raises(CalibrationError, match="or the logarithms of the probabilities"):
+        PostHocCalibrator().fit(p, np.arange(50) % 3)
+    assert PostHocCalibrator().fit(np.log(p), np.arange(50) % 3).n_features_in_ == 3
     with pytest.raises(CalibrationError, match="did you mean 'temperature_scaling'"):
         PostHocCalibrator("temperature_scalin").fit(z, np.arange(50) % 3)
     with pytest.raises(ValueError, match="3 columns and y has 5 classes"):
         PostHocCalibrator().fit(z, np.arange(50) % 5)
-    with pytest.raises(CalibrationError, match="Ridge has neither decision_function nor predict_log_proba"):
+    with pytest.raises(CalibrationError, match="Ridge has none of decision_function, predict_log_proba, predict_proba"):
         PostHocCalibrator(estimator=Ridge()).fit(z, np.arange(50) % 2)
     frozen = FrozenEstimator(LogisticRegression().fit(z, np.arange(50) % 2))
     with pytest.raises(CalibrationError, match="label 2, which is no class"):

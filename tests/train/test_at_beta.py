@@ -54,12 +54,10 @@ def test_the_law_sets_every_group() -> None:
     model = net()
     groups = [{"params": model[0].parameters(), "lr": 0.2}, {"params": model[2].parameters(), "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=0.1, weight_decay=0.5, eps=1e-6)
-    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
     at_beta(model, optimizer, 0.01, follow="law", degree=2)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([2.0, 1.0])
     assert [group["weight_decay"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.0])
     assert optimizer.param_groups[0]["eps"] == pytest.approx(1e-7)
-    assert scheduler.optimizer.param_groups[0]["initial_lr"] == pytest.approx(2.0)
     homogeneous = nn.Sequential(nn.Linear(6, 16, bias=False), nn.ReLU(), nn.Linear(16, 3, bias=False)).double()
     sgd = torch.optim.SGD(homogeneous.parameters(), lr=0.1)
     at_beta(homogeneous, sgd, 0.1, follow="law", x=X)
@@ -131,6 +129,8 @@ def test_what_is_wrong_is_said() -> None:
         ({"objective": "label_smoothing"}, "name:strength: such as label_smoothing:0.1"),
         ({"objective": "label"}, "name:strength: did you mean 'label_smoothing'"),
         ({"objective": {"label_smoothing": 2.0}}, "from 0 to 1"),
+        ({"objective": {"label_smoothing": "0.1"}}, "is '0.1', and must be from 0 to 1"),
+        ({"objective": ["label_smoothing:0.1"]}, "is neither text, such as"),
         ({"objective": "beta_anneal:1.0"}, "total_updates"),
     ):
         with pytest.raises(SettingsError, match=message):
@@ -155,6 +155,52 @@ def test_what_is_wrong_is_said() -> None:
     used.step()
     with pytest.raises(SettingsError, match="before the first"):
         at_beta(model, used, BETA, follow="head")
+
+
+@pytest.mark.parametrize("labels", [Y[:20], Y[:, None], Y.double(), nn.functional.one_hot(Y, 3)])
+def test_labels_of_another_shape_or_type_are_refused(labels: torch.Tensor) -> None:
+    model = net()
+    training = at_beta(model, OPTIMIZERS["sgd"](model.parameters()), BETA)
+    with pytest.raises(SettingsError, match=r"whole numbers \[N\] as labels, not \(40, 3\) and"):
+        training.loss(model(X), labels)
+    with pytest.raises(SettingsError, match="K >= 2 classes"):
+        training.loss(model(X)[:, :1], torch.zeros_like(Y))
+
+
+def test_a_model_follows_beta_once() -> None:
+    model = net()
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    at_beta(model, optimizer, BETA, follow="law", degree=2)
+    with pytest.raises(SettingsError, match="already: make the model and the optimizer anew"):
+        at_beta(model, optimizer, BETA, follow="law", degree=2)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 / BETA)
+    at_beta(model, OPTIMIZERS["sgd"](model.parameters()), BETA, follow="head")
+    before = model[2].weight.clone()
+    with pytest.raises(SettingsError, match="already"):
+        at_beta(model, OPTIMIZERS["sgd"](model.parameters()), BETA, follow="head")
+    assert torch.equal(model[2].weight, before)
+
+
+@pytest.mark.parametrize("follow", ["law", "head"])
+def test_a_scheduler_that_would_set_rates_back_is_refused(follow: str) -> None:
+    model = net()
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+    with pytest.raises(SettingsError, match="make it after at_beta"):
+        at_beta(model, optimizer, BETA, follow=follow, degree=2)
+
+
+def test_the_head_is_a_trained_layer_of_the_model() -> None:
+    model = net()
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    for head in (nn.Linear(16, 3).double(), model[1], nn.Sequential(model[2])):
+        with pytest.raises(SettingsError, match="no linear layer of the model"):
+            at_beta(model, optimizer, BETA, follow="head", head=head)
+    with pytest.raises(SettingsError, match="which the optimizer does not train"):
+        at_beta(model, OPTIMIZERS["sgd"](model[0].parameters()), BETA, "cosine_head:10")
+    wrong = at_beta(model, optimizer, BETA, follow="head", head=model[0])
+    with pytest.raises(SettingsError, match="16 outputs, and logits have 3"):
+        wrong.loss(model(X), Y)
 
 
 class Classifier(nn.Module):

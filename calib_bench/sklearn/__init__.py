@@ -202,7 +202,7 @@ def _check_folds(y: Array, trains: list[Array]) -> None:
 
 def _check_columns(estimator: Any, scores: Array, K: int) -> None:
     """Raises CalibrationError where scores have no column a class."""
-    shapes = ((K,),) if K > 2 else ((), (1,), (2,))
+    shapes = {K: [(K,)], 1: [(), (1,), (2,)], 2: [(), (1,), (2,)]}[K]
     last = _last(estimator)
     if K > 2 and getattr(last, "decision_function_shape", None) == "ovo":
         raise CalibrationError(

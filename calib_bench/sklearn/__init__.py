@@ -202,7 +202,8 @@ def _check_folds(y: Array, trains: list[Array]) -> None:
 
 def _check_columns(estimator: Any, scores: Array, K: int) -> None:
     """Raises CalibrationError where scores have no column a class."""
-    shapes = {K: [(K,)], 1: [(), (1,), (2,)], 2: [(), (1,), (2,)]}[K]
+    binary: list[tuple[int, ...]] = [(), (1,), (2,)]
+    shapes = {1: binary, 2: binary}.get(K, [(K,)])
     last = _last(estimator)
     if K > 2 and getattr(last, "decision_function_shape", None) == "ovo":
         raise CalibrationError(

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import itertools
 import logging
 import re
 import sys
@@ -273,9 +274,9 @@ def use_plugins(folders: Iterable[Path], needed: Iterable[str] | None = None, qu
             imported, holds no constant or does not do what it declares.
     """
     words = " ".join(needed or ())
+    folders = list(folders)
+    _check_folders(folders)
     for folder in folders:
-        if not folder.is_dir():
-            raise SettingsError(f"plugins={folder} is not a folder")
         package = _package(folder.resolve())
         for path in _plugin_files(folder.resolve()):
             try:
@@ -297,15 +298,22 @@ def use_stored(folder: Path, named: Iterable[Path], trusted: Iterable[Path], nee
         needed: as of `use_plugins`.
 
     Raises:
-        SettingsError: the user did not give all of those that are named, or as of `use_plugins`.
+        SettingsError: the user did not give all of those that are named, gave one that is none, or as of `use_plugins`.
     """
-    named, resolved = list(named), {path.resolve() for path in trusted}
+    named, trusted = list(named), list(trusted)
+    _check_folders(trusted)
+    resolved = {path.resolve() for path in trusted}
     if foreign := [path for path in named if path.resolve() not in resolved]:
         raise SettingsError(
             f"{folder} was made with plug-ins from {', '.join(map(str, foreign))}, which is code: if you trust it, "
             f"give plugins={','.join(map(str, named))} too"
         )
     use_plugins(named, needed)
+
+
+def _check_folders(folders: Iterable[Path]) -> None:
+    for folder in itertools.filterfalse(Path.is_dir, folders):
+        raise SettingsError(f"plugins={folder} is not a folder")
 
 
 def _package(folder: Path) -> str:

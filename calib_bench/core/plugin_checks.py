@@ -6,15 +6,18 @@ moves a predicted class, and says that it never does, would turn differences of 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
+
+from pydantic import ValidationError
 
 from calib_bench.core.baseline import Calibrator, Objective
 from calib_bench.core.model import Model
 from calib_bench.core.task import Task
-from calib_bench.core.trial import CROSS_ENTROPY, RateUnit
+from calib_bench.core.trial import CROSS_ENTROPY, RateUnit, Trial
 from calib_bench.errors import SettingsError, nearest
 
 EXAMPLES, CLASSES = 60, 4
@@ -135,14 +138,31 @@ def _names(family: str, model: Model, origin: str) -> None:
 def _task(task: Task, origin: str) -> None:
     """Raises SettingsError where a task's defaults are not as they are declared: a tuple that lacks its comma, say."""
     recipe = task.recipe
-    grids = (task.models, task.beta, task.seeds, task.objectives, recipe.lr)
-    for name, values in zip(("models", "beta", "seeds", "objectives", "recipe.lr"), grids, strict=True):
-        if not isinstance(values, tuple | list | range):
-            raise SettingsError(f"{origin}: {name}={values!r} must be a tuple, such as ({values!r},)")
+    for name in ("models", "beta", "seeds", "objectives"):
+        _check_tuple(name, getattr(task, name), origin)
     if recipe.lr_unit not in get_args(RateUnit):
         raise SettingsError(
             f"{origin}: recipe.lr_unit={recipe.lr_unit!r}: {nearest(recipe.lr_unit, get_args(RateUnit))}"
         )
+    for changes in ({}, *task.recipes.values()):
+        _check_recipe(task, {**vars(recipe), **changes}, origin)
+
+
+def _check_recipe(task: Task, recipe: Mapping[str, Any], origin: str) -> None:
+    """Raises SettingsError where no trial can be made of a recipe and the grid of its task."""
+    _check_tuple("recipe.lr", recipe["lr"], origin)
+    for beta, seed, lr in itertools.product(task.beta, task.seeds, recipe["lr"]):
+        values = {**recipe, "beta": beta, "seed": seed, "lr": lr}
+        try:
+            Trial(task="", model="", objective=CROSS_ENTROPY, **values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise SettingsError(f"{origin}: {first['loc'][0]}={first['input']!r}: {first['msg'].lower()}") from None
+
+
+def _check_tuple(name: str, values: object, origin: str) -> None:
+    if not isinstance(values, tuple | list | range):
+        raise SettingsError(f"{origin}: {name}={values!r} must be a tuple, such as ({values!r},)")
 
 
 def _check_types(model: Model, origin: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from calib_bench.core.settings import Settings, StudyOptions, UserSettings
 from calib_bench.core.trial import Scores, Trial
+from calib_bench.errors import SettingsError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,6 +149,23 @@ class Analysis:
     warnings: tuple[str, ...] = ()
     result: StudyResult = field(default_factory=StudyResult)
     summary: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if str in map(type, (self.verdict, self.warnings, self.summary)):
+            raise SettingsError('an Analysis has tuples of sentences: write ("A sentence.",), with the comma')
+        if not all(isinstance(table, Table) for table in self.tables.values()):
+            raise SettingsError('the tables of an Analysis are of type Table: write Table("What it shows", frame)')
+
+    @classmethod
+    def checked(cls, value: object, study: str) -> Analysis:
+        """What `analyse` of a study gave.
+
+        Raises:
+            SettingsError: it is something else.
+        """
+        if not isinstance(value, cls):
+            raise SettingsError(f"`analyse` of study {study!r} gave {type(value).__name__}, not an Analysis")
+        return value
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from calib_bench.core.fate import label_entropy
 from calib_bench.core.settings import Execution, Settings
 from calib_bench.core.splits import Request, Splits
 from calib_bench.core.study import Probe
+from calib_bench.core.task import Task
 from calib_bench.core.trial import Trial, TrialResult, of_file, scored_as_published
 from calib_bench.data.corrupt import code_of, corrupted
 from calib_bench.data.heads import on_head, on_named_head
@@ -101,16 +102,28 @@ def load_splits(execution: Execution, trial: Trial, fetch: bool = True) -> Split
 
 @lru_cache(maxsize=2)
 def _load(request: Request, start: str | None, scored: bool) -> Splits:
-    splits, model = registry.task(request.task).load(request), str(request.model)
-    if not isinstance(splits, Splits):
-        made = f"load of task {request.task!r} gave {type(splits).__name__}"
-        raise DataError(f"{made}: it returns Splits, as calib_bench.data.arrays(read, ...) makes it")
+    splits, model = _of_task(registry.task(request.task), request), str(request.model)
     if start is None:
         return splits
     splits = replace(splits, notes={**splits.notes, **_normalization(splits)})
     if of_file(start):
         return _on_file(splits, start, model, scored)
     return on_head(splits, models.pretrained_head(model), model, scored)
+
+
+def _of_task(task: Task, request: Request) -> Splits:
+    """What a task loads.
+
+    Raises:
+        DataError: it is not what the task declares.
+    """
+    splits = task.load(request)
+    if not isinstance(splits, Splits):
+        made = f"load of task {request.task!r} gave {type(splits).__name__}"
+        raise DataError(f"{made}: it returns Splits, as calib_bench.data.arrays(read, ...) makes it")
+    if task.adapt is None and splits.classes != task.classes:
+        raise DataError(f"task {request.task!r} declares {task.classes} classes, and its data has {splits.classes}")
+    return splits
 
 
 def _normalization(splits: Splits) -> dict[str, str]:

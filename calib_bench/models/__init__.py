@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -156,18 +158,23 @@ def build(name: str, spec: InputSpec, classes: int, pretrained: bool = False, we
     if pretrained and family not in PRETRAINED:
         raise UserError(f"there are no pretrained weights for model {name!r}; timm/NAME and hf/NAME have them")
     options = {"pretrained": True, "weights": weights} if pretrained else {}
-    built = model.build(spec, classes, *match.groups(), **options)
-    return _checked(name, built, classes) if family in registry.plugged_in_models() else built
+    build_model = partial(model.build, spec, classes, *match.groups(), **options)
+    return _checked(name, build_model, classes) if family in registry.plugged_in_models() else build_model()
 
 
-def _checked(name: str, model: nn.Module, classes: int) -> nn.Module:
+def _checked(name: str, build_model: Callable[[], object], classes: int) -> nn.Module:
     """The model of a plug-in.
 
     Raises:
-        UserError: it is no module, or has no linear head of as many outputs as there are classes.
+        UserError: it is no module, has no linear head of as many outputs as there are classes, or seeds torch.
     """
+    import torch
     from torch import nn
 
+    seed = torch.initial_seed()
+    model = build_model()
+    if torch.initial_seed() != seed:
+        raise UserError(f"build of model {name!r} seeds torch, so that every seed would begin alike: leave it out")
     if not isinstance(model, nn.Module):
         raise UserError(f"build of model {name!r} gave {type(model).__name__}: it returns an nn.Module")
     outputs = head(model).out_features

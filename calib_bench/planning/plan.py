@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from calib_bench import registry
 from calib_bench.core.config_file import RUN_FILE, as_toml
 from calib_bench.core.settings import Settings
 from calib_bench.core.study import Role, Study
 from calib_bench.core.trial import Scores, Trial
+from calib_bench.errors import SettingsError
 from calib_bench.planning.defaults import spelled_out
 from calib_bench.planning.tuning import label, planned, with_role
 from calib_bench.store.store import Store
@@ -71,13 +73,28 @@ def _begun(pending: dict[str, Trial], store: Store) -> list[tuple[Trial, ...]]:
 def _wanted(settings: Settings, study: Study, scores: Scores) -> dict[Trial, Role]:
     """What a study wants by now; plain trials of its plan are "chosen". With `keep=weights`, chosen ones that do not
     keep theirs are trained once more, see `keeping`."""
-    wanted = study.plan(settings, scores)
-    roles = dict(wanted) if isinstance(wanted, Mapping) else planned(with_role(wanted, "chosen"))
+    roles = _roles(settings.study, study.plan(settings, scores))
     if settings.keep is None:
         return roles
     chosen = (trial for trial, role in roles.items() if role == "chosen" and (trial.epochs or trial.pretrained))
     again = dict.fromkeys(keeping(trial) for trial in chosen if trial.keep is None)
     return planned([*roles.items(), *with_role(again, "chosen")])
+
+
+def _roles(name: str, wanted: Any) -> dict[Trial, Role]:
+    """What the plan of a study gives as trials with roles.
+
+    Raises:
+        SettingsError: it gives anything else.
+    """
+    trials = list(wanted) if isinstance(wanted, Iterable) else [wanted]
+    for trial in trials:
+        if not isinstance(trial, Trial):
+            raise SettingsError(
+                f"`plan` of study {name!r} gave {type(trial).__name__}: it returns a list of trials, or a mapping of "
+                "trials to their roles"
+            )
+    return dict(wanted) if isinstance(wanted, Mapping) else planned(with_role(trials, "chosen"))
 
 
 def keeping(trial: Trial) -> Trial:
@@ -120,10 +137,20 @@ def _fingerprint(roles: Iterable[Trial], settings: Settings, store: Store) -> st
 
 
 def foresee(settings: Settings, study: Study, store: Store) -> list[Trial]:
-    """The trials still to run, later rounds included, if the best of every grid of rates stood in its middle."""
+    """The trials still to run, later rounds included, if the best of every grid of rates stood in its middle.
+
+    Raises:
+        SettingsError: the plan of a plug-in changes from one call to the next.
+    """
     scores = store.scores(settings.select)
     grids: dict[Trial, set[float]] = {}
-    for trial in _wanted(settings, study, scores):
+    wanted = _wanted(settings, study, scores)
+    if settings.plugins and wanted != _wanted(settings, study, scores):  # it would be asked for trials without end
+        raise SettingsError(
+            f"study {settings.study!r} planned other trials when asked again: `plan` is a function of settings and "
+            "scores alone, without random numbers or a clock"
+        )
+    for trial in wanted:
         grids.setdefault(trial.family(), set()).add(trial.lr)
 
     def guess(trial: Trial) -> float:

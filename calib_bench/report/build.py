@@ -21,12 +21,11 @@ def analyse(store: Store, study: Study, settings: Settings) -> Analysis:
     Raises:
         StoreError: a stored trial cannot be read.
         ResourceError: a worker process died.
+        SettingsError: a plug-in returns something else.
     """
-
     with analysis_pool.workers(settings):
-        analysis = failed_trials.including(
-            study.analyse(settings, store), failed_trials.of_study(study, settings, store)
-        )
+        analysis = Analysis.checked(study.analyse(settings, store), settings.study)
+        analysis = failed_trials.including(analysis, failed_trials.of_study(study, settings, store))
     return _with_notes(analysis, store)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from synthetic import sketched
 
-from calib_bench import Model, models, registry
+from calib_bench import Analysis, Model, models, registry
 from calib_bench.cli import main
 from calib_bench.core.splits import InputSpec, Request
 from calib_bench.core.trial import Trial
@@ -270,9 +270,11 @@ def test_a_model_that_is_none_or_of_other_classes_is_refused(mine: Path) -> None
         "nothing": ("None", "gave NoneType: it returns an nn.Module"),
         "eleven": ("OneLayer(64, classes + 1)", "a head of 11 outputs, and the data has 10 classes"),
         "headless": ("nn.Flatten()", "has an nn.Linear in its attribute `head`"),
+        "seeded": ("torch.manual_seed(0) and OneLayer(64, classes)", "seeds torch, so that every seed"),
     }
     for name, (made, _) in cases.items():
-        (mine / f"{name}.py").write_text(f"{MODEL}\nMODEL = Model(lambda spec, classes: {made}, kinds=('vector',))\n")
+        text = f"import torch\n{MODEL}\nMODEL = Model(lambda spec, classes: {made}, kinds=('vector',))\n"
+        (mine / f"{name}.py").write_text(text)
     registry.use_plugins([mine])
     for name, (_, message) in cases.items():
         with pytest.raises(UserError, match=message):
@@ -331,6 +333,7 @@ def test_a_model_that_reads_values_while_it_is_built_is_counted(mine: Path) -> N
         ("raw", example("prior.py"), "the name 'raw' is taken"),
         ("comma", example("blobs.py").replace('("mlp_8",)', '("mlp_8")'), r"models='mlp_8' must be .* \('mlp_8',\)"),
         ("rates", example("blobs.py").replace("lr=(0.5,)", "lr=0.5"), "recipe.lr=0.5 must be a tuple"),
+        ("epochs", example("blobs.py").replace("epochs=3", "epochs=-1"), "epochs=-1: input should be greater than"),
         ("unit", example("blobs.py").replace('"lr_rel"', '"rel"'), "recipe.lr_unit='rel': did you mean 'lr_rel'"),
     ],
 )
@@ -348,6 +351,7 @@ def test_a_file_that_declares_what_cannot_be_is_refused(name: str, text: str, me
         ('"float32"), y', '"float32"), y / 2', r"and \(400,\) of float64"),
         ('"float32"), y', '"float32") / y[:, None], y', "hold NaN or infinite numbers"),
         ('"float32"), y', '"float32")', "and ended in ValueError: too many values"),
+        ("SIZES, classes=2", "SIZES, classes=5", "'blobs' declares 2 classes, and its data has 5"),
         ("read(request)", "read()", "and ended in TypeError: read"),
         ('arrays(read, SIZES, classes=2, source="made by numpy")', "read", "gave tuple: it returns Splits"),
     ],
@@ -414,7 +418,33 @@ def test_a_study_with_a_table_and_a_figure(is_readmes: bool, mine: Path, capsys:
     assert (folder / "report" / "figures" / "losses.png").stat().st_size > 1000
     assert main(["report", str(folder)]) == 2
     assert "which is code" in capsys.readouterr().err
+    assert main(["cite", str(folder), f"plugins={mine},{mine / 'nowhere'}"]) == 2
+    assert "nowhere is not a folder" in capsys.readouterr().err
     assert main(["report", str(folder), f"plugins={mine}"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("return [trial_at", "[trial_at", "`plan` of study 'ending' gave NoneType: it returns a list of trials"),
+        ("one, 0.1, seed", "one, random.random() + 0.1, seed", "planned other trials when asked again"),
+    ],
+)
+def test_a_plan_that_is_none_or_changes_is_refused(
+    before: str, after: str, message: str, mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = study(mine) / "study.py"
+    path.write_text("import random\n" + path.read_text().replace(before, after))
+    words = ["study=ending", "model=mlp_8", "beta=1", "objective=cross_entropy", "lr=0.1", *TINY]
+    assert main(["plan", *words, f"plugins={mine}", f"out={mine.parent}"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_analysis_has_sentences_and_tables() -> None:
+    with pytest.raises(SettingsError, match="with the comma"):
+        Analysis("One sentence.", {})  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="of type Table"):
+        Analysis((), {"losses": pd.DataFrame()})  # type: ignore[dict-item]
 
 
 def test_a_study_that_cannot_be_imported_is_named_and_can_be_mended(mine: Path) -> None:

@@ -7,9 +7,11 @@ cells whose correlations make up for their betas have the same ||Z0|| and differ
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from calib_bench.analysis.arms import over_seeds
 from calib_bench.analysis.calibration_variance import own_fit
@@ -135,11 +137,11 @@ def plane_shares(cells: Sequence[Cell]) -> list[Row]:
     Main effects are of beta and of the correlation; the initial magnitude's share given beta is all that the
     correlation does within the betas, its interaction with them included.
     """
-    pairs = [(cell.correlation, cell) for cell in cells if cell.correlation is not None]
-    correlations = sorted({correlation for correlation, _ in pairs})
-    trained = {(cell.beta, correlation): cell for correlation, cell in pairs if cell.measures.seeds}
-    lines = [[trained.get((beta, c)) for c in correlations] for beta in sorted({cell.beta for _, cell in pairs})]
-    grid = [[cell for cell in line if cell is not None] for line in lines if None not in line]
+    everyone = sorted((cell for cell in cells if cell.correlation is not None), key=attrgetter("beta", "correlation"))
+    trained = [cell for cell in everyone if cell.measures.seeds]
+    correlations = {cell.correlation for cell in everyone}
+    lines = [list(line) for _, line in itertools.groupby(trained, key=attrgetter("beta"))]
+    grid = [line for line in lines if len(line) == len(correlations)]
     return _shares(f"{len(grid)} betas x {len(correlations)} correlations", BETA, grid)
 
 

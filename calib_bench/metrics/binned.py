@@ -14,9 +14,10 @@ from calib_bench.errors import UserError
 from calib_bench.metrics.scores import Rows, differ, scores_n, top_label
 
 BINS = 15
-EDGE = 1e-12
+EDGE = 5e-7
 """Share by which a probability may be above an edge and still be in the bin below: votes of a forest and rounded
-numbers lie on edges, and come out above or below them with the order in which a row was summed."""
+numbers lie on edges, and come out above or below them with the order in which a row was summed, or as float32 has
+them, to seven digits."""
 HELD = 1 << 18
 """Probabilities put by before they are binned together."""
 

@@ -107,7 +107,7 @@ def test_bins_are_closed_above_and_the_first_below() -> None:
     for bins in (5, 10, 15, 20):
         edges = torch.arange(bins + 1, dtype=torch.float64) / bins
         assert equal_width(edges, bins).tolist() == [0, *range(bins)]
-        assert equal_width(edges[:-1] + 1e-9, bins).tolist() == list(range(bins))
+        assert equal_width(edges[:-1] + 1e-6, bins).tolist() == list(range(bins))
 
 
 def reference_ece(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
@@ -348,14 +348,16 @@ def test_over_batches_it_is_that_of_all(metric: Any) -> None:
     torch.testing.assert_close(over_batches.compute(), metric(z[:50], y[:50]))
 
 
+@pytest.mark.parametrize("stored", [torch.float64, torch.float32])
 @pytest.mark.parametrize("votes", [10, 15, 30, 100])
-def test_votes_on_an_edge_are_in_the_bin_below_in_any_order_of_the_classes(votes: int) -> None:
-    """Shares of votes lie on edges but for their last digits, which depend on the order in which a row is summed."""
+def test_votes_on_an_edge_are_in_the_bin_below_in_any_order_of_the_classes(votes: int, stored: torch.dtype) -> None:
+    """Shares of votes lie on edges but for their last digits, which depend on the order in which a row is summed.
+    Kept as float32 they are up to 6e-8 of themselves above: an ECE of .0232 had been .0309."""
     rng = np.random.default_rng(votes)
     counts = np.stack([rng.multinomial(votes, rng.dirichlet([0.8] * 4)) for _ in range(500)])
-    p = torch.from_numpy(counts).double() / votes
+    p = (torch.from_numpy(counts).double() / votes).to(stored).double()
     for order in ([0, 1, 2, 3], [2, 0, 3, 1], [3, 2, 1, 0]):
-        confidence = confidence_n(p[:, order].log())
+        confidence = confidence_n(torch.log(p[:, order] / p[:, order].sum(-1, keepdim=True)))
         for bins in (10, 15, 20, 50):
             expected = -(-counts.max(1) * bins // votes) - 1
             np.testing.assert_array_equal(equal_width(confidence, bins).numpy(), expected)

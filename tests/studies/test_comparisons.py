@@ -180,6 +180,13 @@ def test_sentences_table_and_figure_say_what_was_compared() -> None:
         in (sentence)
     )
     assert sentence.endswith("inconclusive at beta=0.1.")
+    remarks = [speed.remark(frame, f"beta={beta}") for beta in ("10", "3", "0.1", "2")]
+    assert remarks == [
+        " Speed or generalization: generalization (the change has one sign in all three comparisons).",
+        " Speed or generalization: trainability (only equal epochs differ, so that it may be speed alone).",
+        " Speed or generalization: inconclusive.",
+        "",
+    ]
     table = speed.TABLE.table(frame, grid)
     assert "leave out" in table.note
     assert "temperatures from the calibration split" in table.note

@@ -105,6 +105,15 @@ def words(frame: pd.DataFrame, grid: Grid) -> list[str]:
     return sentences
 
 
+def remark(frame: pd.DataFrame, where: str) -> str:
+    """Whether the change at a beta may be speed alone, as a sentence; empty where its epochs were not compared."""
+    verdicts = {_at(row): row["verdict"] for row in frame.to_dict("records")}
+    if where not in verdicts:
+        return ""
+    meaning = MEANINGS[verdicts[where].removeprefix(SUGGESTIVE)]
+    return f" Speed or generalization: {verdicts[where]}{meaning and f' ({meaning})'}."
+
+
 def _verdicts(rows: Sequence[Mapping[Any, Any]]) -> list[str]:
     """The verdicts of rows, each once, inconclusive ones last."""
     return sorted({row["verdict"] for row in rows}, key=lambda word: (word == INCONCLUSIVE, word))

@@ -23,6 +23,7 @@ from calib_bench.analysis.findings import (
 from calib_bench.analysis.table_notes import families
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
+from calib_bench.studies.separation import speed
 from calib_bench.studies.separation.findings import effects
 
 Row = Mapping[str, Any]
@@ -37,7 +38,7 @@ class Says(Sentences):
 
     LEARNED = (
         "Beta changes what is learned, not only how confident the model is: {where} instead of {reference:g} changes "
-        "{changes}, which no temperature repairs.{more}"
+        "{changes}, which no temperature repairs.{speed}{more}"
     )
     ELSEWHERE = " Elsewhere, {rest}."
     EQUAL = "Beta made no difference to what is learned: {effects}, against beta={reference:g}."
@@ -57,14 +58,15 @@ def summary(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     groups = [(where, rows.to_dict("records")) for where, rows in families(measured)]
     if not groups or len(groups) > MOST:
         return ()
-    sentences = []
+    comparisons, sentences = dict(families(frames["comparisons"])), []
     for where, rows in groups:
-        sentences += [where + _dynamics(rows, grid), where + _confidence(rows)]
+        compared = comparisons.get(where, pd.DataFrame())
+        sentences += [where + _dynamics(rows, compared, grid), where + _confidence(rows)]
     return (*sentences, *controls.outcome(frames["controls"]))
 
 
-def _dynamics(rows: Sequence[Row], grid: Grid) -> str:
-    """Sentence on what no temperature can repair: the repaired log loss, and accuracy."""
+def _dynamics(rows: Sequence[Row], compared: pd.DataFrame, grid: Grid) -> str:
+    """Sentences on what no temperature can repair, the repaired log loss and accuracy, and whether it is speed."""
     findings = [finding for column in DYNAMICS for finding in effects(rows, column)]
     most = largest(findings[: len(rows)]) or largest(findings)
     if most is None:
@@ -72,7 +74,8 @@ def _dynamics(rows: Sequence[Row], grid: Grid) -> str:
     there = established(finding for finding in findings if finding.where == most.where)
     rest = [finding for finding in findings if finding.where != most.where]
     more = Says.ELSEWHERE.of(rest=overview(rest)) if rest else ""
-    return Says.LEARNED.of(where=most.where, reference=grid.reference, changes=changes(there), more=more)
+    told = {"where": most.where, "reference": grid.reference, "changes": changes(there), "more": more}
+    return Says.LEARNED.of(**told, speed=speed.remark(compared, most.where))
 
 
 def _no_dynamics(findings: Sequence[Finding], grid: Grid) -> str:

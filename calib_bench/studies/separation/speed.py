@@ -38,6 +38,7 @@ MEANINGS = {
     INCONCLUSIVE: "",
 }
 """Each verdict in plain words."""
+REMARK = " Speed or generalization: {}{}."
 LOOKS: dict[str, dict[str, Any]] = {
     EQUAL_EPOCHS: {"color": "k", "marker": "o"},
     EQUAL_LOSS: {"color": "C0", "marker": "D"},
@@ -111,7 +112,7 @@ def remark(frame: pd.DataFrame, where: str) -> str:
     if where not in verdicts:
         return ""
     meaning = MEANINGS[verdicts[where].removeprefix(SUGGESTIVE)]
-    return f" Speed or generalization: {verdicts[where]}{meaning and f' ({meaning})'}."
+    return REMARK.format(verdicts[where], meaning and f" ({meaning})")
 
 
 def _verdicts(rows: Sequence[Mapping[Any, Any]]) -> list[str]:

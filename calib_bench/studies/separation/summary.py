@@ -74,8 +74,8 @@ def _dynamics(rows: Sequence[Row], compared: pd.DataFrame, grid: Grid) -> str:
     there = established(finding for finding in findings if finding.where == most.where)
     rest = [finding for finding in findings if finding.where != most.where]
     more = Says.ELSEWHERE.of(rest=overview(rest)) if rest else ""
-    told = {"where": most.where, "reference": grid.reference, "changes": changes(there), "more": more}
-    return Says.LEARNED.of(**told, speed=speed.remark(compared, most.where))
+    fields = {"where": most.where, "reference": grid.reference, "changes": changes(there), "more": more}
+    return Says.LEARNED.of(**fields, speed=speed.remark(compared, most.where))
 
 
 def _no_dynamics(findings: Sequence[Finding], grid: Grid) -> str:

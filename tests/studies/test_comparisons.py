@@ -190,6 +190,9 @@ def test_sentences_table_and_figure_say_what_was_compared() -> None:
     table = speed.TABLE.table(frame, grid)
     assert "leave out" in table.note
     assert "temperatures from the calibration split" in table.note
+    falling = "the run that reaches a training loss first is taken at a higher rate"
+    assert falling not in table.note
+    assert falling in speed.TABLE.table(frame, settled("beta=1,3,10", "schedule=cosine").grid).note
     drawn = speed.figure(Analysis((), {"comparisons": table}, result=StudyResult()))
     assert drawn is not None
     assert len(drawn.axes) == 2

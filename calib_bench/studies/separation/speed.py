@@ -58,6 +58,9 @@ KEPT = (
     "levels: the lowest that all seeds of both reach, temperatures from the calibration split, intervals over seeds, "
     "test and calibration examples and the choice of rates"
 )
+FALLING = (
+    "as rates fall by a schedule, the run that reaches a training loss first is taken at a higher rate than the other"
+)
 RULE = (
     f"verdict, on the repaired loss: {GENERALIZATION} where all three changes are established with one sign; "
     f"{TRAINABILITY} where that at equal epochs is, and the other two are inconclusive, which wide intervals are too, "
@@ -138,9 +141,10 @@ def _estimates(row: Mapping[Any, Any]) -> str:
     )
 
 
-def _kept(frame: pd.DataFrame, _: Grid) -> dict[str, str]:
-    """What the note says of arms that kept their logits at training losses, where there are such."""
-    return {"kept": KEPT if (frame["equal_loss_on"] == "test").any() else ""}
+def _cautions(frame: pd.DataFrame, grid: Grid) -> dict[str, str]:
+    """What the note says of arms that kept their logits at training losses, and of rates that fall, where there are."""
+    falls = any(set(space["schedule"]) != {"constant"} for space in grid.spaces.values())
+    return {"kept": KEPT if (frame["equal_loss_on"] == "test").any() else "", "falling": FALLING if falls else ""}
 
 
 TABLE = TableSpec(
@@ -153,12 +157,13 @@ TABLE = TableSpec(
         "each run at the epoch of its lowest loss",
         INTERVALS,
         "{kept}",
+        "{falling}",
         RULE,
         f"{STAR} over the arms, within each comparison",
     ),
     names=NAMES,
     first=("verdict", *(f"{name}_repaired" for name in COMPARISONS), "training_loss"),
-    fields=_kept,
+    fields=_cautions,
 )
 """All three comparisons."""
 

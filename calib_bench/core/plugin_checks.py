@@ -157,12 +157,15 @@ def _check_recipe(task: Task, recipe: Mapping[str, Any], origin: str) -> None:
             Trial(task="", model="", objective=CROSS_ENTROPY, **values)
         except ValidationError as error:
             first = error.errors()[0]
-            raise SettingsError(f"{origin}: {first['loc'][0]}={first['input']!r}: {first['msg'].lower()}") from None
+            name = ".".join(map(str, first["loc"])) or "recipe"
+            raise SettingsError(f"{origin}: {name}={first['input']!r}: {first['msg'].lower()}") from None
 
 
 def _check_tuple(name: str, values: object, origin: str) -> None:
     if not isinstance(values, tuple | list | range):
         raise SettingsError(f"{origin}: {name}={values!r} must be a tuple, such as ({values!r},)")
+    if not values:
+        raise SettingsError(f"{origin}: {name} is empty")
 
 
 def _check_types(model: Model, origin: str) -> None:

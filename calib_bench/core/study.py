@@ -153,8 +153,9 @@ class Analysis:
     def __post_init__(self) -> None:
         if str in map(type, (self.verdict, self.warnings, self.summary)):
             raise SettingsError('an Analysis has tuples of sentences: write ("A sentence.",), with the comma')
-        if not all(isinstance(table, Table) for table in self.tables.values()):
-            raise SettingsError('the tables of an Analysis are of type Table: write Table("What it shows", frame)')
+        tables = self.tables.values() if isinstance(self.tables, Mapping) else [self.tables]
+        if not all(isinstance(table, Table) for table in tables):
+            raise SettingsError('an Analysis has Tables by name: write {"name": Table("What it shows", frame)}')
 
     @classmethod
     def checked(cls, value: object, study: str) -> Analysis:

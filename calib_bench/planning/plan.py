@@ -52,9 +52,18 @@ class Plan:
 
 
 def make(settings: Settings, study: Study, store: Store, workers: int = 1, device: str = "cpu") -> Plan:
-    """The plan for resolved settings, given what the store holds."""
+    """The plan for resolved settings, given what the store holds.
+
+    Raises:
+        SettingsError: the plan of a plug-in changes from one call to the next.
+    """
     store.refresh()
     roles = _wanted(settings, study, store.scores(settings.select))
+    if settings.plugins and roles != _wanted(settings, study, store.scores(settings.select)):
+        raise SettingsError(
+            f"study {settings.study!r} planned other trials when asked again, which would go on without end: `plan` is "
+            "a function of settings and scores alone, without a clock or random numbers that are not seeded"
+        )
     trials = {trial.key: trial for trial in roles}
     left_over = {key: trial for key, trial in trials.items() if not store.has(trial)}
     failed = left_over.keys() & store.failures.now().keys()
@@ -87,7 +96,7 @@ def _roles(name: str, wanted: Any) -> dict[Trial, Role]:
     Raises:
         SettingsError: it gives anything else.
     """
-    trials = list(wanted) if isinstance(wanted, Iterable) else [wanted]
+    trials: list[Any] = [wanted] if isinstance(wanted, Trial | None) else list(wanted)
     for trial in trials:
         if not isinstance(trial, Trial):
             raise SettingsError(
@@ -137,20 +146,10 @@ def _fingerprint(roles: Iterable[Trial], settings: Settings, store: Store) -> st
 
 
 def foresee(settings: Settings, study: Study, store: Store) -> list[Trial]:
-    """The trials still to run, later rounds included, if the best of every grid of rates stood in its middle.
-
-    Raises:
-        SettingsError: the plan of a plug-in changes from one call to the next.
-    """
+    """The trials still to run, later rounds included, if the best of every grid of rates stood in its middle."""
     scores = store.scores(settings.select)
     grids: dict[Trial, set[float]] = {}
-    wanted = _wanted(settings, study, scores)
-    if settings.plugins and wanted != _wanted(settings, study, scores):  # it would be asked for trials without end
-        raise SettingsError(
-            f"study {settings.study!r} planned other trials when asked again: `plan` is a function of settings and "
-            "scores alone, without random numbers or a clock"
-        )
-    for trial in wanted:
+    for trial in _wanted(settings, study, scores):
         grids.setdefault(trial.family(), set()).add(trial.lr)
 
     def guess(trial: Trial) -> float:

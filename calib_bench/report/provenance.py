@@ -31,20 +31,24 @@ def provenance(store: Store, grid: Grid, trials: Iterable[Trial]) -> dict[str, A
 
 
 def training(store: Store, trials: Iterable[Trial]) -> dict[str, Any]:
-    """How many trials were trained, where, and the device time that it took, members of a stack sharing theirs."""
+    """How many trials were trained, where, and the device time that it took, members of a stack sharing theirs; the
+    Euler degrees that rates followed beta by."""
     devices, modes, precisions = (Counter[str]() for _ in range(3))
     seconds = []
+    degrees = set()
     failed = 0
     for trial in trials:
         if not store.has(trial):
             continue
         f = store.record(trial).metadata
         failed += store.fate(trial) in FAILED
+        degrees |= {f"{trial.model}: {f['euler_degree']:.4g}"} if f.get("euler_degree") else set()
         seconds.append(f["seconds"] * f.get("world", 1) / f.get("stack", 1))
         devices[str(f.get("device_name", f.get("device", "unknown")))] += 1
         modes[str(f.get("mode", "unknown"))] += 1
         precisions[str(f.get("precision", "fp32"))] += 1
-    return {
+    measured = {"Euler degree": ", ".join(sorted(degrees))} if degrees else {}
+    return measured | {
         "trials": len(seconds),
         "failed": failed,
         "device time": duration(math.fsum(seconds)),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from synthetic import sketched
 
-from calib_bench import Analysis, Model, models, registry
+from calib_bench import Analysis, Model, Table, models, registry
 from calib_bench.cli import main
 from calib_bench.core.splits import InputSpec, Request
 from calib_bench.core.trial import Trial
@@ -334,6 +334,12 @@ def test_a_model_that_reads_values_while_it_is_built_is_counted(mine: Path) -> N
         ("comma", example("blobs.py").replace('("mlp_8",)', '("mlp_8")'), r"models='mlp_8' must be .* \('mlp_8',\)"),
         ("rates", example("blobs.py").replace("lr=(0.5,)", "lr=0.5"), "recipe.lr=0.5 must be a tuple"),
         ("epochs", example("blobs.py").replace("epochs=3", "epochs=-1"), "epochs=-1: input should be greater than"),
+        ("empty", example("blobs.py").replace("lr=(0.5,)", "lr=()"), "recipe.lr is empty"),
+        (
+            "single",
+            example("blobs.py").replace("recipe=Recipe(", "recipes={'mlp_8': {'batch': 0}}, recipe=Recipe("),
+            "batch=0: input should be greater than",
+        ),
         ("unit", example("blobs.py").replace('"lr_rel"', '"rel"'), "recipe.lr_unit='rel': did you mean 'lr_rel'"),
     ],
 )
@@ -427,6 +433,7 @@ def test_a_study_with_a_table_and_a_figure(is_readmes: bool, mine: Path, capsys:
     ("before", "after", "message"),
     [
         ("return [trial_at", "[trial_at", "`plan` of study 'ending' gave NoneType: it returns a list of trials"),
+        ("return [trial_at(settings, one, 0.1, seed)", "return [one.beta", "gave float: it returns a list of trials"),
         ("one, 0.1, seed", "one, random.random() + 0.1, seed", "planned other trials when asked again"),
     ],
 )
@@ -443,8 +450,12 @@ def test_a_plan_that_is_none_or_changes_is_refused(
 def test_an_analysis_has_sentences_and_tables() -> None:
     with pytest.raises(SettingsError, match="with the comma"):
         Analysis("One sentence.", {})  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match="of type Table"):
-        Analysis((), {"losses": pd.DataFrame()})  # type: ignore[dict-item]
+    for tables in ({"losses": pd.DataFrame()}, [Table("losses", pd.DataFrame())]):
+        with pytest.raises(SettingsError, match="Tables by name"):
+            Analysis((), tables)  # type: ignore[arg-type]
+    assert Analysis.checked(Analysis((), {}), "mine") == Analysis((), {})
+    with pytest.raises(SettingsError, match="`analyse` of study 'mine' gave NoneType, not an Analysis"):
+        Analysis.checked(None, "mine")
 
 
 def test_a_study_that_cannot_be_imported_is_named_and_can_be_mended(mine: Path) -> None:

@@ -180,17 +180,22 @@ def test_sentences_table_and_figure_say_what_was_compared() -> None:
         in (sentence)
     )
     assert sentence.endswith("inconclusive at beta=0.1.")
-    remarks = [speed.remark(frame, f"beta={beta}") for beta in ("10", "3", "0.1", "2")]
+    other = frame.assign(model="other", verdict="inconclusive")
+    families = pd.concat([other, frame], ignore_index=True)
+    remarks = [speed.remark(families, {**records[0], "beta": beta}) for beta in (10.0, 3.0, 0.1, 2.0)]
+    begin = " Speed or generalization, of log loss after temperature scaling: "
     assert remarks == [
-        " Speed or generalization: generalization (the change has one sign in all three comparisons).",
-        " Speed or generalization: trainability (only equal epochs differ, so that it may be speed alone).",
-        " Speed or generalization: inconclusive.",
+        f"{begin}generalization (the change has one sign in all three comparisons).",
+        f"{begin}trainability (only equal epochs differ, so that it may be speed alone).",
+        f"{begin}inconclusive.",
         "",
     ]
+    assert speed.remark(families, {"model": "other", "beta": 10.0, "variant": math.nan}) == f"{begin}inconclusive."
+    assert speed.remark(pd.DataFrame(), records[0]) == ""
     table = speed.TABLE.table(frame, grid)
     assert "leave out" in table.note
     assert "temperatures from the calibration split" in table.note
-    falling = "the run that reaches a training loss first is taken at a higher rate"
+    falling = "the run that reaches a training loss first is taken at another share of its peak rate"
     assert falling not in table.note
     assert falling in speed.TABLE.table(frame, settled("beta=1,3,10", "schedule=cosine").grid).note
     drawn = speed.figure(Analysis((), {"comparisons": table}, result=StudyResult()))

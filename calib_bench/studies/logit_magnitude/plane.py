@@ -148,7 +148,7 @@ def plane_shares(cells: Sequence[Cell]) -> list[Row]:
 def factor_shares(beta: float, cells: Mapping[tuple[bool, bool], Measures]) -> list[Row]:
     """Shares of variance of beta's two factors, over the 2x2 by (head rate changed, initial magnitude changed)."""
     measured = [[cells[rate, init] for init in (False, True)] for rate in (False, True)]
-    if not all(cell.seeds for line in measured for cell in line):
+    if not all(cell.seeds for cell in itertools.chain(*measured)):
         return []
     return _shares(
         f"2x2 of beta={beta:.3g}", "head rate", [[Cell(beta, None, m, {}) for m in line] for line in measured]
@@ -157,9 +157,9 @@ def factor_shares(beta: float, cells: Mapping[tuple[bool, bool], Measures]) -> l
 
 def _shares(design: str, other: str, grid: Sequence[Sequence[Cell]]) -> list[Row]:
     """A row a metric: the shares of `other` and of the initial magnitude, the rows and columns of the grid."""
-    if len(grid) < 2 or len(grid[0]) < 2:
+    if min([len(grid), *map(len, grid)]) < 2:
         return []
-    everyone = [cell.measures for line in grid for cell in line]
+    everyone = [cell.measures for cell in itertools.chain(*grid)]
     common = set(everyone[0].seeds).intersection(*(measures.seeds for measures in everyone))
     seeds = [seed for seed in everyone[0].seeds if seed in common]
     about: Row = {"other": other, "seeds": len(seeds), "tuning": together(measures.arm for measures in everyone)}

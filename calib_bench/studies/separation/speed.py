@@ -38,7 +38,7 @@ MEANINGS = {
     INCONCLUSIVE: "",
 }
 """Each verdict in plain words."""
-REMARK = " Speed or generalization: {}{}."
+REMARK = " Speed or generalization, of log loss after temperature scaling: {}{}."
 LOOKS: dict[str, dict[str, Any]] = {
     EQUAL_EPOCHS: {"color": "k", "marker": "o"},
     EQUAL_LOSS: {"color": "C0", "marker": "D"},
@@ -58,8 +58,9 @@ KEPT = (
     "levels: the lowest that all seeds of both reach, temperatures from the calibration split, intervals over seeds, "
     "test and calibration examples and the choice of rates"
 )
-FALLING = (
-    "as rates fall by a schedule, the run that reaches a training loss first is taken at a higher rate than the other"
+SCHEDULE = (
+    "as rates follow a schedule, the run that reaches a training loss first is taken at another share of its peak rate "
+    "than the other, a larger one where rates fall"
 )
 RULE = (
     f"verdict, on the repaired loss: {GENERALIZATION} where all three changes are established with one sign; "
@@ -109,13 +110,25 @@ def words(frame: pd.DataFrame, grid: Grid) -> list[str]:
     return sentences
 
 
-def remark(frame: pd.DataFrame, where: str) -> str:
-    """Whether the change at a beta may be speed alone, as a sentence; empty where its epochs were not compared."""
-    verdicts = {_at(row): row["verdict"] for row in frame.to_dict("records")}
-    if where not in verdicts:
+def remark(frame: pd.DataFrame, arm: Mapping[str, Any]) -> str:
+    """Whether the change of an arm may be speed alone, as a sentence; empty where its epochs were not compared.
+
+    Args:
+        frame: the comparisons of every arm.
+        arm: a row that names it.
+    """
+    verdicts = {_names(row): row["verdict"] for row in frame.to_dict("records")}
+    if _names(arm) not in verdicts:
         return ""
-    meaning = MEANINGS[verdicts[where].removeprefix(SUGGESTIVE)]
-    return REMARK.format(verdicts[where], meaning and f" ({meaning})")
+    word = verdicts[_names(arm)]
+    meaning = MEANINGS[word.removeprefix(SUGGESTIVE)]
+    return REMARK.format(word, meaning and f" ({meaning})")
+
+
+def _names(row: Mapping[Any, Any]) -> tuple[object, ...]:
+    """What names an arm; a variant that is not there is None or NaN."""
+    variant = row.get("variant")
+    return row["model"], row["beta"], variant if isinstance(variant, str) else None
 
 
 def _verdicts(rows: Sequence[Mapping[Any, Any]]) -> list[str]:
@@ -142,9 +155,9 @@ def _estimates(row: Mapping[Any, Any]) -> str:
 
 
 def _cautions(frame: pd.DataFrame, grid: Grid) -> dict[str, str]:
-    """What the note says of arms that kept their logits at training losses, and of rates that fall, where there are."""
-    falls = any(set(space["schedule"]) != {"constant"} for space in grid.spaces.values())
-    return {"kept": KEPT if (frame["equal_loss_on"] == "test").any() else "", "falling": FALLING if falls else ""}
+    """What the note says of arms that kept their logits at training losses, and of a schedule, where there are."""
+    changes = any(set(space["schedule"]) != {"constant"} for space in grid.spaces.values())
+    return {"kept": KEPT if (frame["equal_loss_on"] == "test").any() else "", "schedule": SCHEDULE if changes else ""}
 
 
 TABLE = TableSpec(
@@ -157,7 +170,7 @@ TABLE = TableSpec(
         "each run at the epoch of its lowest loss",
         INTERVALS,
         "{kept}",
-        "{falling}",
+        "{schedule}",
         RULE,
         f"{STAR} over the arms, within each comparison",
     ),

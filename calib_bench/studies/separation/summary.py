@@ -58,10 +58,9 @@ def summary(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
     groups = [(where, rows.to_dict("records")) for where, rows in families(measured)]
     if not groups or len(groups) > MOST:
         return ()
-    comparisons, sentences = dict(families(frames["comparisons"])), []
+    sentences = []
     for where, rows in groups:
-        compared = comparisons.get(where, pd.DataFrame())
-        sentences += [where + _dynamics(rows, compared, grid), where + _confidence(rows)]
+        sentences += [where + _dynamics(rows, frames["comparisons"], grid), where + _confidence(rows)]
     return (*sentences, *controls.outcome(frames["controls"]))
 
 
@@ -71,11 +70,12 @@ def _dynamics(rows: Sequence[Row], compared: pd.DataFrame, grid: Grid) -> str:
     most = largest(findings[: len(rows)]) or largest(findings)
     if most is None:
         return _no_dynamics(findings, grid)
+    arm = rows[findings.index(most) % len(rows)]
     there = established(finding for finding in findings if finding.where == most.where)
     rest = [finding for finding in findings if finding.where != most.where]
     more = Says.ELSEWHERE.of(rest=overview(rest)) if rest else ""
     fields = {"where": most.where, "reference": grid.reference, "changes": changes(there), "more": more}
-    return Says.LEARNED.of(**fields, speed=speed.remark(compared, most.where))
+    return Says.LEARNED.of(**fields, speed=speed.remark(compared, arm))
 
 
 def _no_dynamics(findings: Sequence[Finding], grid: Grid) -> str:

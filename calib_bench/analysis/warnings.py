@@ -169,7 +169,7 @@ def _tuning(arms: Sequence[Arm]) -> list[str]:
     for status, meaning in STATUS.items():
         affected = [arm for arm in arms if arm.status == status and (status != "fixed" or arm.trial.epochs > 0)]
         if affected:
-            everything = _listed(affected, len(affected) == len(arms) and len(arms) > 1)
+            everything = _listed(affected, 1 < len(arms) == len(affected))
             sentences.append(Says.TUNING.of(status=status.capitalize(), arms=everything, meaning=meaning))
     return sentences + _few_seeds([arm for arm in arms if FEW_SEEDS in arm.tuning], len(arms))
 

@@ -27,6 +27,7 @@ from calib_bench.registry import study
 from calib_bench.studies.separation import settling, speed
 from calib_bench.studies.separation.comparisons import COMPARISONS, Trajectory, at_loss, read, rows
 from calib_bench.studies.separation.snapshots import AtLoss, common_level
+from calib_bench.studies.separation.summary import summary
 
 SEEDS = range(5)
 PLAN = study("separation").plan
@@ -166,6 +167,37 @@ def test_holm_is_over_the_arms_within_each_comparison() -> None:
     assert judged["equal_loss_repaired_holm"].tolist() == [0.06, 0.06]
     assert judged["best_epoch_repaired_holm"].tolist() == [0.002, 0.002]
     assert judged["verdict"].tolist() == ["inconclusive", "inconclusive"]
+
+
+@pytest.mark.parametrize(
+    ("log_loss", "said"),
+    [
+        (0.2, "after temperature scaling: trainability (only equal epochs differ, so that it may be speed alone)."),
+        (0.01, "temperature scaling, and no change of it is established there. Elsewhere, log loss"),
+    ],
+)
+def test_the_summary_says_whether_it_is_speed_where_log_loss_changes(log_loss: float, said: str) -> None:
+    """Where accuracy alone is established, the comparisons of log loss say nothing about it."""
+    arms = [
+        NAME
+        | {"model": model, "beta": beta, "log_loss_total": 0.2}
+        | interval("log_loss_dyn", log_loss * (beta == 10.0))
+        | interval("accuracy", -0.2 * (beta == 10.0))
+        | interval("log_loss_conf", 0.0)
+        for model in ("other", "mlp")
+        for beta in (0.1, 10.0)
+    ]
+    compared = pd.DataFrame([row(0.2, 0.01, 0.01), row(0.2, 0.01, 0.01, model="other")])
+    compared["verdict"] = ["trainability", "inconclusive"]
+    frames = {"separation": pd.DataFrame(arms), "comparisons": compared, "controls": pd.DataFrame()}
+    sentences = summary(settled("beta=0.1,1,10").grid, frames)
+    (sentence,) = [text for text in sentences if text.startswith("mlp: Beta changes what is learned")]
+    assert said in sentence
+
+
+def interval(name: str, mean: float) -> dict[str, float]:
+    """Columns of a change with a narrow interval, established where it is above 0.05."""
+    return {name: mean, f"{name}_low": mean - 0.05, f"{name}_high": mean + 0.05, f"{name}_holm": 0.001}
 
 
 def test_sentences_table_and_figure_say_what_was_compared() -> None:

@@ -29,8 +29,6 @@ from calib_bench.studies.separation.findings import effects
 Row = Mapping[str, Any]
 MOST = 3
 """Most families of arms that are summarized one by one."""
-DYNAMICS = ("log_loss_dyn", "accuracy")
-"""Columns that only what is learned moves."""
 
 
 class Says(Sentences):
@@ -39,6 +37,10 @@ class Says(Sentences):
     LEARNED = (
         "Beta changes what is learned, not only how confident the model is: {where} instead of {reference:g} changes "
         "{changes}, which no temperature repairs.{speed}{more}"
+    )
+    UNTOLD = (
+        " Speed or generalization is told from log loss after temperature scaling, and no change of it is established "
+        "there."
     )
     ELSEWHERE = " Elsewhere, {rest}."
     EQUAL = "Beta made no difference to what is learned: {effects}, against beta={reference:g}."
@@ -66,16 +68,17 @@ def summary(grid: Grid, frames: Mapping[str, pd.DataFrame]) -> tuple[str, ...]:
 
 def _dynamics(rows: Sequence[Row], compared: pd.DataFrame, grid: Grid) -> str:
     """Sentences on what no temperature can repair, the repaired log loss and accuracy, and whether it is speed."""
-    findings = [finding for column in DYNAMICS for finding in effects(rows, column)]
-    most = largest(findings[: len(rows)]) or largest(findings)
+    log_loss, accuracy = effects(rows, "log_loss_dyn"), effects(rows, "accuracy")
+    findings = [*log_loss, *accuracy]
+    most = largest(log_loss) or largest(accuracy)
     if most is None:
         return _no_dynamics(findings, grid)
-    arm = rows[findings.index(most) % len(rows)]
     there = established(finding for finding in findings if finding.where == most.where)
     rest = [finding for finding in findings if finding.where != most.where]
     more = Says.ELSEWHERE.of(rest=overview(rest)) if rest else ""
+    is_speed = speed.remark(compared, rows[log_loss.index(most)]) if most in log_loss else Says.UNTOLD
     fields = {"where": most.where, "reference": grid.reference, "changes": changes(there), "more": more}
-    return Says.LEARNED.of(**fields, speed=speed.remark(compared, arm))
+    return Says.LEARNED.of(**fields, speed=is_speed)
 
 
 def _no_dynamics(findings: Sequence[Finding], grid: Grid) -> str:

@@ -130,10 +130,16 @@ def tell_departures(settings: UserSettings, resolved: Settings, console: Console
 def _unused(settings: UserSettings, spaces: Sequence[Space]) -> list[str]:
     """A sentence for each setting that does not do what it says, in view of the rest of the grid."""
     typed = settings.model_fields_set
-    optimizers, decays, rates = ({space[key] for space in spaces} for key in ("optimizer", "weight_decay", "lr"))
+    optimizers, decays, clips, rates = (
+        {space[key] for space in spaces} for key in ("optimizer", "weight_decay", "clip", "lr")
+    )
+    without_adam = {"adam", "adamw"}.isdisjoint(sum(optimizers, ()))
     sentences = {
         "momentum=0 is beta_1=0.9, the usual one, where the optimizer is adam or adamw": (
-            0 in (settings.momentum or ()) and not {"adam", "adamw"}.isdisjoint(sum(optimizers, ()))
+            0 in (settings.momentum or ()) and not without_adam
+        ),
+        "carry=all does no more than carry=rate where there is no weight decay, clip or eps": (
+            settings.carry == "all" and without_adam and decays == clips == {(0,)}
         ),
         "head_decay= has no effect with weight_decay=0": "head_decay" in typed and decays == {(0,)},
         "extend= has no effect where one learning rate is given": "extend" in typed and max(map(len, rates)) == 1,

@@ -515,6 +515,19 @@ def test_settings_that_do_not_do_what_they_say_are_noted(tmp_path: Path, capsys:
         assert any(words in line for line in notes), words
 
 
+@pytest.mark.parametrize(("keys", "noted"), [
+    (["weight_decay=0"], True),
+    (["weight_decay=0", "clip=1"], False),
+    (["weight_decay=0.01"], False),
+    (["weight_decay=0", "optimizer=adam", "lr=0.001"], False),
+])  # fmt: skip
+def test_carry_all_is_noted_where_nothing_but_the_rate_follows(
+    keys: list[str], noted: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "model=mlp_8", "beta=1", "seed=0", "carry=all", *keys, f"out={tmp_path}"]) == 0
+    assert ("note: carry=all does no more than carry=rate" in capsys.readouterr().out) == noted
+
+
 @pytest.mark.parametrize(("precision", "capabilities", "told"), [
     ("bf16", {"avx2": True, "avx512_bf16": False, "amx_bf16": False}, True),
     ("bf16", {"avx512_bf16": True, "cpu_name": "bf16"}, False),

@@ -312,9 +312,9 @@ def pool(v: Array, n: int, N: int, fit: Fitted | None = None, m: int = 1) -> Sam
         bias = fit.bias
         if fit.influence_SM is not None:
             _, of_examples, of_both = (float(part) for part in variances(fit.influence_SM, fit.influence_SM))
-            M = fit.influence_SM.shape[1]
-            crossed.append((max(of_examples - of_both, 0.0) + fit.variance, M - 1))
-            shared.append((of_examples + fit.variance, M - 1))
+            df = min(fit.influence_SM.shape[1] - 1, fit.df)
+            crossed.append((max(of_examples - of_both, 0.0) + fit.variance, df))
+            shared.append((of_examples + fit.variance, df))
     return Sampling.of(crossed, shared)._replace(bias=bias)
 
 

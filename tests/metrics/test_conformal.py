@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from calib_bench import inference
 from calib_bench.metrics import accuracy, prediction_sets
 from calib_bench.metrics.conformal import FREE, KINDS, PENALTY, threshold
 
@@ -92,6 +93,28 @@ def test_influences_have_the_spread_that_calibration_sets_cause(kind: str) -> No
         seen = np.std([float(sets.of(what)[0].mean()) for sets in found])
         told = np.sqrt(np.mean([float(sets.of(what)[1].var()) / 300 for sets in found]))
         assert told == pytest.approx(seen, rel=0.33), what
+
+
+@pytest.mark.parametrize(("calibration", "kind"), [(100, "lac"), (100, "aps"), (500, "lac")])
+def test_intervals_of_one_models_sets_cover(calibration: int, kind: str) -> None:
+    """Of the mean over fresh calibration and test sets, also where few calibration scores lie near the threshold."""
+    g = torch.Generator().manual_seed(calibration)
+
+    def draw(n: int) -> tuple[Tensor, Tensor]:
+        Z = 2 * torch.randn(n, 5, generator=g, dtype=torch.float64)
+        y = (Z - torch.log(-torch.log(torch.rand(n, 5, generator=g, dtype=torch.float64)))).argmax(-1)
+        return 1.5 * Z + 0.7 * torch.randn(n, 5, generator=g, dtype=torch.float64), y
+
+    sets = [prediction_sets(*draw(calibration), *draw(500))[kind] for _ in range(400)]
+    for what in ("coverage", "size"):
+        pairs = [one.of(what) for one in sets]
+        truth = float(torch.stack([values.mean() for values, _ in pairs]).mean())
+        hits = 0
+        for values, influence in pairs:
+            fit = inference.at_threshold((influence - influence.mean())[None].numpy())
+            interval = inference.score_interval(f"{kind}_{what}", [values.numpy()], fit=fit)
+            hits += interval.low <= truth <= interval.high
+        assert hits / len(sets) > 0.94, what
 
 
 def test_a_temperature_changes_neither_accuracy_nor_the_order_of_classes() -> None:

@@ -27,7 +27,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from calib_bench.metrics.scores import BLOCK
+from calib_bench.errors import UserError
+from calib_bench.metrics.scores import BLOCK, scores_n
 
 KINDS = ("lac", "aps", "raps")
 LEVEL = 0.9
@@ -63,6 +64,7 @@ class PredictionSets(NamedTuple):
         return self.size, self.size_influence
 
 
+@torch.no_grad()
 def prediction_sets(
     calibration_MK: Tensor, y_M: Tensor, test_NK: Tensor, y_N: Tensor, level: float = LEVEL
 ) -> dict[str, PredictionSets]:
@@ -77,11 +79,18 @@ def prediction_sets(
         y_N: their labels.
         level: the probability, in (0, 1).
 
+    Raises:
+        UserError: shapes do not match, a label is out of range, logits contain NaN or +inf, or level is outside (0, 1).
+
     >>> p = torch.tensor([[0.9, 0.1]] * 10)
     >>> sets = prediction_sets(p.log(), torch.zeros(10, dtype=torch.int64), p.log(), torch.tensor([0] * 5 + [1] * 5))
     >>> sets["lac"].covered.mean(), sets["lac"].size.mean()
     (tensor(0.5000, dtype=torch.float64), tensor(1., dtype=torch.float64))
     """
+    if not 0 < level < 1:
+        raise UserError(f"level={level} is not a probability between 0 and 1.")
+    for logits, y in ((calibration_MK, y_M), (test_NK, y_N)):
+        scores_n(logits, y, "confidence")  # refuses what cannot be measured
     M, N = len(y_M), len(y_N)
     step = neighbours(M, level) / M
     levels = (level, max(level - step, 0.0), min(level + step, 1.0))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from calib_bench import inference
+from calib_bench.errors import UserError
 from calib_bench.metrics import accuracy, prediction_sets
 from calib_bench.metrics.conformal import FREE, KINDS, PENALTY, threshold
 
@@ -168,3 +169,16 @@ def test_order_of_rows_and_classes_and_rounding_change_nothing() -> None:
     for kind in KINDS:
         assert torch.equal(found[kind].size, expected[kind].size[rows]), kind
         assert torch.equal(found[kind].covered, expected[kind].covered[rows]), kind
+
+
+def test_what_has_no_sets_is_refused() -> None:
+    """NaN had given sets of all classes in silence; labels and levels out of range, an error of torch or Python."""
+    Zc, yc, Zt, yt = split()
+    for wrong in (torch.full_like(Zc, math.nan), Zc[:0], Zc[:5], Zc[:, :2]):
+        with pytest.raises(UserError):
+            prediction_sets(wrong, yc[:0] if len(wrong) == 0 else yc, Zt, yt)
+    with pytest.raises(UserError):
+        prediction_sets(Zc, yc, Zt, yt + 6)
+    for level in (0.0, 1.0, 90.0, math.nan):
+        with pytest.raises(UserError):
+            prediction_sets(Zc, yc, Zt, yt, level)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from calib_bench.analysis.measure import Measures
 from calib_bench.analysis.scores import REPAIRED
-from calib_bench.inference import Fitted
+from calib_bench.inference import Fitted, at_threshold
 from calib_bench.inference import fitted as fitted_temperatures
 
 
@@ -75,7 +75,7 @@ def set_influence(arm: tuple[float, Measures, Sequence[int]], method: str, metri
     if influences is None or not same_calibration(measures):
         return None
     influence_SM = weight * influences[metric][list(places)]
-    return Fitted((influence_SM - influence_SM.mean(1, keepdim=True)).numpy(), 0.0, 0.0)
+    return at_threshold((influence_SM - influence_SM.mean(1, keepdim=True)).numpy())
 
 
 def same_calibration(arm: Measures) -> bool:

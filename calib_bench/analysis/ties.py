@@ -13,7 +13,7 @@ Name = TypeVar("Name", bound=Hashable)
 
 
 def tied(losses: Mapping[Name, float], p: Callable[[Name, Name], float]) -> set[Name]:
-    """The one with the lowest loss, and those that are not shown to be worse, p >= .05 after Holm's correction.
+    """The one with the lowest loss, and those that are not shown to be worse, p >= .05 after `holm` from the best.
 
     Args:
         losses: one each; who has none that is finite is no candidate.
@@ -24,5 +24,5 @@ def tied(losses: Mapping[Name, float], p: Callable[[Name, Name], float]) -> set[
         return set()
     top = min(finite, key=finite.__getitem__)
     others = [name for name in finite if name != top]
-    adjusted = holm([p(name, top) for name in others])
+    adjusted = holm([p(name, top) for name in others], from_best=True)
     return {top, *(name for name, corrected in zip(others, adjusted, strict=True) if not corrected < ALPHA)}

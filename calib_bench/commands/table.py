@@ -226,5 +226,5 @@ def _bold_note(over_seeds: Sequence[str], by: Sequence[str]) -> str:
     within = f" within each {', '.join(map(title, by))}" if by else ""
     return (
         f"Bold: the best of each column{within}, and what the data cannot tell from it (paired over seeds and test "
-        f"examples{seeds}; Holm-adjusted p at least {ALPHA:g})."
+        f"examples{seeds}; p at least {ALPHA:g} by Holm over all pairs)."
     )

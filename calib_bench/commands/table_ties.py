@@ -189,8 +189,8 @@ def best(
 ) -> set[int]:
     """Of each group of rows, the best by the metric's mean and those that it is not shown to be better than.
 
-    A row is left out when the paired difference from the best has Holm-adjusted p < .05 over its group; where no
-    interval can be had, say of one seed, it is not.
+    A row is left out when the paired difference from the best has p < .05 after Holm's correction over all pairs of its
+    group; where no interval can be had, say of one seed, it is not.
 
     Args:
         p: of the difference between two rows, by their places.

@@ -233,9 +233,9 @@ def _threshold(influences: Sequence[Sequence[Tensor]], apart: bool) -> inference
     sides = [np.stack([influence.numpy() for influence in seeds]) for seeds in influences]
     sides = [side - side.mean(1, keepdims=True) for side in sides]
     if len(sides) == 1:
-        return inference.Fitted(sides[0], 0.0, 0.0)
+        return inference.at_threshold(sides[0])
     one, two = inference.apart(*sides) if apart else sides
-    return inference.Fitted(one - two, 0.0, 0.0) if one.shape == two.shape else None
+    return inference.at_threshold(one - two) if one.shape == two.shape else None
 
 
 def _mean_interval(metric: str, scored: Scored, nested: bool) -> inference.Interval:

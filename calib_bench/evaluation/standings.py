@@ -38,12 +38,12 @@ STANDING_NOTE = (
     "win rate: the share of the others with a higher log loss in an experiment, ties counted half, .5 if all alike; "
     "mean rank says the same, 1 for the lowest log loss. beats raw, beats temperature scaling: the share of "
     "experiments with a lower log loss than that one's. standing: the lowest mean log loss is best; tied are those "
-    "whose paired difference from it has p >= .05 after Holm's correction. from best, from raw, from temperature "
-    "scaling: those differences in log loss, nats."
+    "whose paired difference from it has p >= .05 after Holm's correction over all pairs, since the data choose the "
+    "best. from best, from raw, from temperature scaling: those differences in log loss, nats."
 )
 LEADS = "{best} has the lowest log loss, mean over {units}: {loss}, win rate {rate}. {ties}"
 TIES = "Not told from it: {names}."
-NO_TIES = "All others are worse after Holm's correction."
+NO_TIES = "All others are worse after Holm's correction over all pairs."
 PARTIAL = "{method} is left out of the standings: it has results in {number} of {experiments} experiments{why}."
 FIRST = ("standing", "win_rate", "mean_rank", "log_loss", "from_raw", f"from_{REPAIRED}", "fit_seconds")
 """Columns that a page shows first."""
@@ -148,7 +148,7 @@ def verdict(table: pd.DataFrame, frame: pd.DataFrame) -> tuple[str, ...]:
     """Which method leads the standings of a frame, and which cannot be told from it."""
     rows = table.to_dict("records")
     best = next((row for row in rows if row["standing"] == BEST), None)
-    if best is None or not math.isfinite(best["log_loss"]):
+    if best is None or len(rows) < 2 or not math.isfinite(best["log_loss"]):
         return ()
     ties = ", ".join(row["method"] for row in rows if row["standing"] == TIED)
     words = TIES.format(names=ties) if ties else NO_TIES

@@ -19,7 +19,7 @@ from calib_bench.inference.contrast import TwoByTwo, share, two_by_two
 from calib_bench.inference.decisions import DECISIONS, decision_intervals, decision_n
 from calib_bench.inference.extremes import best_of
 from calib_bench.inference.factorial import VarianceShares, permutation_p, variance_shares
-from calib_bench.inference.fitted import Fitted, apart, fitted, jackknifed, refitted
+from calib_bench.inference.fitted import Fitted, apart, at_threshold, fitted, jackknifed, refitted
 from calib_bench.inference.interval import (
     DIFFERS,
     EQUAL,
@@ -63,6 +63,7 @@ __all__ = [
     "TwoByTwo",
     "VarianceShares",
     "apart",
+    "at_threshold",
     "aurc_interval",
     "aurc_n",
     "best_of",

@@ -312,9 +312,9 @@ def pool(v: Array, n: int, N: int, fit: Fitted | None = None, m: int = 1) -> Sam
         bias = fit.bias
         if fit.influence_SM is not None:
             _, of_examples, of_both = (float(part) for part in variances(fit.influence_SM, fit.influence_SM))
-            M = fit.influence_SM.shape[1]
-            crossed.append((max(of_examples - of_both, 0.0) + fit.variance, M - 1))
-            shared.append((of_examples + fit.variance, M - 1))
+            df = min(fit.influence_SM.shape[1] - 1, fit.df)
+            crossed.append((max(of_examples - of_both, 0.0) + fit.variance, df))
+            shared.append((of_examples + fit.variance, df))
     return Sampling.of(crossed, shared)._replace(bias=bias)
 
 
@@ -348,17 +348,24 @@ def simultaneous(differences: Sequence[SeedRows], level: float = 0.95, nested: b
     ]
 
 
-def holm(p: ArrayLike) -> Array:
+def holm(p: ArrayLike, from_best: bool = False) -> Array:
     """Holm's (1979) step-down adjusted p-values of a family, in the given order.
 
     A NaN stays NaN and still counts as a member, which can only make the others larger.
+
+    Args:
+        p: p-values.
+        from_best: they are of differences from the one that the same data show as the best. Each then counts for all
+            pairs among those not yet told apart, as in a model confidence set (Hansen, Lunde & Nason, 2011): of 16 that
+            are alike some are called worse in 5% of draws, in 20% where the choice of the best is forgotten.
 
     >>> holm([0.01, 0.04, 0.03])
     array([0.03, 0.06, 0.06])
     """
     values = np.asarray(p, np.float64)
     order = np.argsort(values, kind="stable")
-    factors = len(values) - np.arange(len(values))
+    left = len(values) - np.arange(len(values))
+    factors = left * (left + 1) / 2 if from_best else left
     adjusted = np.minimum(1.0, np.maximum.accumulate(values[order] * factors))
     out = np.empty_like(values)
     out[order] = adjusted

@@ -27,7 +27,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from calib_bench.metrics.scores import BLOCK
+from calib_bench.errors import UserError
+from calib_bench.metrics.scores import BLOCK, scores_n
 
 KINDS = ("lac", "aps", "raps")
 LEVEL = 0.9
@@ -37,6 +38,8 @@ SLACK = 1e-12
 """Scores that differ by less are equal: sums of probabilities have other last digits in another order of classes."""
 EQUAL = 1e-13
 """Log probabilities that differ by no more are equal, for the same reason."""
+REACH = 2.0
+"""How many standard errors of the level the neighbours of a threshold are away that its influences are taken from."""
 
 
 class PredictionSets(NamedTuple):
@@ -61,12 +64,13 @@ class PredictionSets(NamedTuple):
         return self.size, self.size_influence
 
 
+@torch.no_grad()
 def prediction_sets(
     calibration_MK: Tensor, y_M: Tensor, test_NK: Tensor, y_N: Tensor, level: float = LEVEL
 ) -> dict[str, PredictionSets]:
     """Sets by kind, "lac", "aps" and "raps", that hold the label with probability `level`.
 
-    The influences take the difference that thresholds one standard error of the level away make.
+    The influences take the difference that thresholds REACH standard errors of the level away make.
 
     Args:
         calibration_MK: logits or log probabilities of examples that are not among the test examples.
@@ -75,13 +79,20 @@ def prediction_sets(
         y_N: their labels.
         level: the probability, in (0, 1).
 
+    Raises:
+        UserError: shapes do not match, a label is out of range, logits contain NaN or +inf, or level is outside (0, 1).
+
     >>> p = torch.tensor([[0.9, 0.1]] * 10)
     >>> sets = prediction_sets(p.log(), torch.zeros(10, dtype=torch.int64), p.log(), torch.tensor([0] * 5 + [1] * 5))
     >>> sets["lac"].covered.mean(), sets["lac"].size.mean()
     (tensor(0.5000, dtype=torch.float64), tensor(1., dtype=torch.float64))
     """
+    if not 0 < level < 1:
+        raise UserError(f"level={level} is not a probability between 0 and 1.")
+    for logits, y in ((calibration_MK, y_M), (test_NK, y_N)):
+        scores_n(logits, y, "confidence")  # refuses what cannot be measured
     M, N = len(y_M), len(y_N)
-    step = math.sqrt(level * (1 - level) / M)
+    step = neighbours(M, level) / M
     levels = (level, max(level - step, 0.0), min(level + step, 1.0))
     parts = [_label_scores(logp_RK, y_M[here]) for here, logp_RK in _blocks(calibration_MK)]
     labels = {kind: torch.cat([part[kind] for part in parts]) for kind in KINDS}
@@ -99,6 +110,15 @@ def prediction_sets(
             count[kind][here] = _within(ranked[kind], limits[kind])
     width = levels[2] - levels[1]
     return {kind: _sets(labels[kind], limits[kind], count[kind], label_score[kind], level, width) for kind in KINDS}
+
+
+def neighbours(M: int, level: float = LEVEL) -> float:
+    """How many of M scores lie between a threshold and either of its neighbours.
+
+    They are the degrees of freedom of the variance that a threshold adds: twice as many gaps between scores make up the
+    difference that it is taken from, whose square then varies as a variance of so many degrees does.
+    """
+    return REACH * math.sqrt(level * (1 - level) * M)
 
 
 def _blocks(logits_NK: Tensor) -> Iterator[tuple[slice, Tensor]]:

@@ -114,6 +114,7 @@ def _correct(part: Parts) -> Tensor:
     return correct.double()
 
 
+@torch.no_grad()
 def scores_n(logp: Tensor, y: Tensor | None, *names: str, each: Callable[[Rows], None] | None = None) -> list[Tensor]:
     """Scores named in SCORES, each float64 [..., N], in one pass over the rows; `each` may read a block.
 

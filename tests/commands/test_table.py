@@ -90,8 +90,9 @@ def test_bold_is_the_best_and_what_a_paired_test_does_not_put_below_it(run: Path
     losses = [ties.scored(i).examples["log_loss"].numpy() for i in range(len(frame))]
     top = int(np.argmin([v.mean() for v in losses]))
     others = [i for i in range(len(losses)) if i != top]
-    adjusted = holm([crossed_interval(losses[i] - losses[top], nested=nested).p for i in others])
-    kept = {top, *(i for i, p in zip(others, adjusted, strict=True) if p >= 0.05)}
+    p = [crossed_interval(losses[i] - losses[top], nested=nested).p for i in others]
+    adjusted = holm(p, from_best=True)
+    kept = {top, *(i for i, one in zip(others, adjusted, strict=True) if one >= 0.05)}
     assert {i for i, _ in made.bold} == kept
     assert 0 < len(kept) < len(losses)
     assert "Bold" in made.caption

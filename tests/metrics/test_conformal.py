@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from calib_bench import inference
+from calib_bench.errors import UserError
 from calib_bench.metrics import accuracy, prediction_sets
 from calib_bench.metrics.conformal import FREE, KINDS, PENALTY, threshold
 
@@ -94,6 +96,28 @@ def test_influences_have_the_spread_that_calibration_sets_cause(kind: str) -> No
         assert told == pytest.approx(seen, rel=0.33), what
 
 
+@pytest.mark.parametrize(("calibration", "kind"), [(100, "lac"), (100, "aps"), (500, "lac")])
+def test_intervals_of_one_models_sets_cover(calibration: int, kind: str) -> None:
+    """Of the mean over fresh calibration and test sets, also where few calibration scores lie near the threshold."""
+    g = torch.Generator().manual_seed(calibration)
+
+    def draw(n: int) -> tuple[Tensor, Tensor]:
+        Z = 2 * torch.randn(n, 5, generator=g, dtype=torch.float64)
+        y = (Z - torch.log(-torch.log(torch.rand(n, 5, generator=g, dtype=torch.float64)))).argmax(-1)
+        return 1.5 * Z + 0.7 * torch.randn(n, 5, generator=g, dtype=torch.float64), y
+
+    sets = [prediction_sets(*draw(calibration), *draw(500))[kind] for _ in range(400)]
+    for what in ("coverage", "size"):
+        pairs = [one.of(what) for one in sets]
+        truth = float(torch.stack([values.mean() for values, _ in pairs]).mean())
+        hits = 0
+        for values, influence in pairs:
+            fit = inference.at_threshold((influence - influence.mean())[None].numpy())
+            interval = inference.score_interval(f"{kind}_{what}", [values.numpy()], fit=fit)
+            hits += interval.low <= truth <= interval.high
+        assert hits / len(sets) > 0.94, what
+
+
 def test_a_temperature_changes_neither_accuracy_nor_the_order_of_classes() -> None:
     """LAC's scores keep their order within an example; sets may change, since the order of examples does."""
     Zc, yc, Zt, yt = split()
@@ -145,3 +169,16 @@ def test_order_of_rows_and_classes_and_rounding_change_nothing() -> None:
     for kind in KINDS:
         assert torch.equal(found[kind].size, expected[kind].size[rows]), kind
         assert torch.equal(found[kind].covered, expected[kind].covered[rows]), kind
+
+
+def test_what_has_no_sets_is_refused() -> None:
+    """NaN had given sets of all classes in silence; labels and levels out of range, an error of torch or Python."""
+    Zc, yc, Zt, yt = split()
+    for wrong in (torch.full_like(Zc, math.nan), Zc[:0], Zc[:5], Zc[:, :2]):
+        with pytest.raises(UserError):
+            prediction_sets(wrong, yc[:0] if len(wrong) == 0 else yc, Zt, yt)
+    with pytest.raises(UserError):
+        prediction_sets(Zc, yc, Zt, yt + 6)
+    for level in (0.0, 1.0, 90.0, math.nan):
+        with pytest.raises(UserError):
+            prediction_sets(Zc, yc, Zt, yt, level)

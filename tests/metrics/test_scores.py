@@ -376,3 +376,15 @@ def test_confidences_alone_may_come_with_answers_of_any_type() -> None:
     for wrong_p, wrong_hit in ((100 * p, right), (p, right[:2]), (p * math.nan, right), (p, 2 * right.int())):
         with pytest.raises(UserError):
             metrics.measure_confidence(wrong_p, wrong_hit)
+
+
+def test_logits_with_a_gradient_are_measured_like_others() -> None:
+    """What a model gives in training: every metric had ended in an error of torch about views."""
+    z, y = sample()
+    with_gradient = z.clone().requires_grad_()
+    for name, value in metrics.measure(with_gradient, y).items():
+        f = getattr(metrics, name)
+        assert torch.equal(value, f(z) if name in WITHOUT_LABELS else f(z, y)), name
+        assert not value.requires_grad, name
+    expected, found = metrics.prediction_sets(z, y, z, y), metrics.prediction_sets(with_gradient, y, with_gradient, y)
+    assert all(torch.equal(expected[kind].size, found[kind].size) for kind in expected)

@@ -25,7 +25,7 @@ from calib_bench.analysis.trial_predictions import RAW, REPAIRED
 from calib_bench.core.settings import Grid
 from calib_bench.core.study import Analysis
 from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.inference import DECISIONS, Fitted, Interval, decision_intervals
+from calib_bench.inference import DECISIONS, Fitted, Interval, at_threshold, decision_intervals
 from calib_bench.report.drawing import WIDTH, by_family, dodge_factor, draw_line, figure_legend, set_beta_axis
 from calib_bench.report.panels import ZERO_LINE, new_figure, rows_of
 
@@ -100,7 +100,7 @@ def _threshold(side: Side, other: Side, method: str, metric: str) -> Fitted | No
     influences = [one.influence_SM for one in sides if one is not None and one.influence_SM is not None]
     if len(influences) < 2 or influences[0].shape != influences[1].shape:
         return None
-    return Fitted(np.add(*influences), 0.0, 0.0)
+    return at_threshold(np.add(*influences))
 
 
 def _words(frame: pd.DataFrame, grid: Grid) -> Iterator[str]:

@@ -26,7 +26,7 @@ from calib_bench.analysis.tables import TableSpec
 from calib_bench.analysis.trial_predictions import RAW, REPAIRED
 from calib_bench.core.settings import Grid
 from calib_bench.core.trial import CROSS_ENTROPY
-from calib_bench.inference import Fitted
+from calib_bench.inference import Fitted, at_threshold
 from calib_bench.studies.separation import decisions
 
 CONTRADICTED, AGAINST = "contradicted", "against it"
@@ -150,7 +150,7 @@ def _thresholds(measures: Measures, metric: str) -> Fitted | None:
     )
     if after is None or before is None or after.influence_SM is None or before.influence_SM is None:
         return None
-    return Fitted(after.influence_SM + before.influence_SM, 0.0, 0.0)
+    return at_threshold(after.influence_SM + before.influence_SM)
 
 
 def rows(frames: Mapping[str, pd.DataFrame], grid: Grid) -> list[Row]:

@@ -35,6 +35,7 @@ from calib_bench.core.trial import Trial
 from calib_bench.inference import (
     Fitted,
     Interval,
+    at_threshold,
     crossed_interval,
     decision_n,
     difference_interval,
@@ -424,7 +425,7 @@ def _fit(
             return fitted(log_T, slopes[..., 0], slopes[..., 1], [factor * sign for sign, _ in sides])
         if metric in SETS:
             influences = [sign * one.influences(metric, splits, seeds) for sign, one in sides]
-            return Fitted(np.add.reduce(influences), 0.0, 0.0)
+            return at_threshold(np.add.reduce(influences))
     return None
 
 

@@ -21,7 +21,7 @@ from calib_bench.analysis.result_rows import Row, doubtful, fields, limits
 from calib_bench.analysis.scores import MEANS, METRICS, RAW, REPAIRED, SETS
 from calib_bench.analysis.trial_predictions import TrialLogits, maps
 from calib_bench.core.baseline import Calibrator
-from calib_bench.inference import Fitted, Interval, difference_interval, score_interval
+from calib_bench.inference import Fitted, Interval, at_threshold, difference_interval, score_interval
 from calib_bench.inference.arrays import Array
 from calib_bench.metrics import measure
 
@@ -171,4 +171,4 @@ def _threshold(arm: Sequence[MethodValues], metric: str, nested: bool) -> Fitted
     calibration examples of their own."""
     if nested or metric not in arm[0].influences:
         return None
-    return Fitted(np.stack([one.influences[metric] for one in arm]), 0.0, 0.0)
+    return at_threshold(np.stack([one.influences[metric] for one in arm]))

@@ -361,6 +361,24 @@ def test_tables_that_cannot_be_right(text: str, hint: str, tmp_path: Path) -> No
         read(str(tmp_path / "p.csv"))
 
 
+@pytest.mark.parametrize("words", [("TRUE", "FALSE"), ("FALSE", "TRUE"), ("false", "true"), ("True", "False")])
+def test_classes_may_be_called_true_and_false(words: tuple[str, str], tmp_path: Path) -> None:
+    Z, y = GOOD[:, :2], np.array([0, 1, 1, 0])
+    held = pd.DataFrame(Z, columns=[f"logit_{word}" for word in words]).assign(label=np.array(words)[y])
+    held.to_csv(tmp_path / "p.csv", index=False)
+    (found,) = read(str(tmp_path / "p.csv"))
+    assert found.Z_NK.numpy() == pytest.approx(Z)
+    assert found.y_N.tolist() == y.tolist()
+
+
+@pytest.mark.parametrize("summary", ["logit_max", "logit_top", "true_logit"])
+def test_one_logit_of_several_is_no_log_odds(summary: str, tmp_path: Path) -> None:
+    held = pd.DataFrame({"logit_0": GOOD[:, 0], summary: GOOD[:, 1], "label": [0, 1, 1, 0]})
+    held.to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(DataError, match=f"column '{summary}' stands beside 'logit_0'"):
+        read(str(tmp_path / "p.csv"))
+
+
 class Evil:
     """Unpickling this makes a file."""
 

@@ -212,6 +212,20 @@ def repeated_rows(predictions: Predictions) -> int:
     return round(share * N) if share > RARE else 0
 
 
+def named_twice(predictions: Predictions) -> tuple[str, int]:
+    """What names some rows twice, always with one label, and how many rows it does; none where it is a few at most.
+
+    So are several views of one example named. A name with two labels is of something else, as of a person or a fold.
+    """
+    y = predictions.y_N.tolist()
+    for column, values in predictions.ids.items():
+        times, pairs = Counter(values.tolist()), {*zip(values.tolist(), y, strict=True)}
+        rows = sum(count for count in times.values() if count > 1)
+        if len(times) == len(pairs) > predictions.Z_NK.shape[1] and rows > RARE * len(y):
+            return column, rows
+    return "", 0
+
+
 DIGITS = (4, 2)
 MOST_OF_TWO = 10_000
 """Rows of two classes, one number each, of which so few digits can tell one from another."""

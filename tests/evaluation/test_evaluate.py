@@ -647,6 +647,24 @@ def test_test_rows_that_may_be_copies_are_counted() -> None:
     assert repeated_rows(check(certain, y, "probabilities", "t")) == 0
 
 
+def test_test_rows_that_may_be_views_of_one_example_are_counted(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    names, y = np.repeat(np.arange(200), 2), np.repeat(np.arange(200) % 3, 2)
+    views = dict(zip(["prob_0", "prob_1", "prob_2"], rng.dirichlet(np.ones(3), 400).T, strict=True))
+
+    def sentences(image_id: np.ndarray, label: np.ndarray) -> list[str]:
+        pd.DataFrame({"image_id": image_id, **views, "label": label}).to_csv(tmp_path / "t.csv", index=False)
+        noted = evaluate(pair_up(read(str(tmp_path / "t.csv")), []), {}).warnings
+        return [text for text in noted if "for an example of its own" in text]
+
+    (text,) = sentences(names, y)
+    assert text.startswith("400 of the 400 test rows of t are like another one in 'image_id' and the label")
+    assert "the mean of their probabilities" in text
+    of_two_labels, folds = np.r_[(y[0] + 1) % 3, y[1:]], np.arange(400) % 4
+    for image_id, label in ((names, of_two_labels), (folds, y), (y, y), (np.r_[0, 0:399], np.r_[0, 0:399] % 3)):
+        assert not sentences(image_id, label)
+
+
 @pytest.mark.parametrize("written", ["float32", "float16", "6 digits", "probabilities"])
 def test_calibration_rows_in_the_test_set_are_counted_however_they_are_written(written: str) -> None:
     rng = np.random.default_rng(0)

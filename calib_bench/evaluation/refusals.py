@@ -249,6 +249,10 @@ class Refusal(StrEnum):
         "what is declared as logits looks like -log p: exp(-z) sums to 1 in every row, and the largest would be the "
         "least probable. If so, turn the sign; if they truly are logits, say --trust-kind (in Python: trust_kind=True)"
     )
+    OTHER_BASE = (
+        "what is declared as {kind} are logarithms to base {base} of probabilities: {base}^z sums to 1 in every row. "
+        "Multiply them by {factor:.6g}; if they truly are {kind}, say --trust-kind (in Python: trust_kind=True)"
+    )
     TWO_COLUMNS = "log probabilities need a column for each of the 2 classes, not one"
     ABOVE_ONE = "row {row} is a probability above 1: {value:g}"
     NEGATIVE = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -168,7 +169,7 @@ def _labels(y: Array, K: int, shape: tuple[int, ...], name: str) -> Array:
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     _refuse_other_shape(y, shape, name)
-    if y.dtype.kind not in "fiub":
+    if y.dtype.kind not in "fiub"[: 4 if K == 2 else 3]:  # true and false are two classes
         raise Refusal.LABELS_TYPE.of(name, last=K - 1, what=_called(y))
     fractions = ~np.isfinite(y) | (y != np.floor(y)) if y.dtype.kind == "f" else np.zeros(len(y), bool)
     if fractions.any():
@@ -248,12 +249,21 @@ def look_like_probabilities(Z: Array) -> bool:
 
 
 def _as_declared(Z: Array, kind: str, name: str) -> None:
-    """Raises DataError where logits or margins look like probabilities, or logits like their negative logarithms."""
+    """Raises DataError where logits or margins look like probabilities, or like logarithms of another sign or base."""
     if kind in ("logits", "scores") and look_like_probabilities(Z):
         sums = "" if Z.ndim == 1 else " and every row sums to 1"
         raise Refusal.LOOKS_LIKE_PROBABILITIES.of(name, kind=kind, sums=sums)
     if kind == "logits" and Z.ndim == 2 and Z.min() >= 0 and (np.abs(_logsumexp(-Z)) <= TOLERANCE).all():
         raise Refusal.LOOKS_LIKE_LOSSES.of(name)
+    base = next((base for base in (10, 2) if _are_logarithms(Z, base)), None) if Z.ndim == 2 and Z.max() <= 0 else None
+    if base:
+        raise Refusal.OTHER_BASE.of(name, kind=kind, base=base, factor=math.log(base))
+
+
+def _are_logarithms(Z: Array, base: int) -> bool:
+    """Whether every row holds logarithms to this base of probabilities, and not of them to base e as well."""
+    sums = np.abs(_logsumexp(Z, math.log(base))) <= TOLERANCE
+    return bool(sums.all() and (np.abs(_logsumexp(Z)) > TOLERANCE).any())
 
 
 def _logits(Z: Array, y: Array, kind: str, name: str, notes: list[str]) -> tuple[Array, bool]:
@@ -354,10 +364,13 @@ def _masked(Z: Array, y: Array, notes: list[str]) -> Array:
     return out
 
 
-def _logsumexp(Z: Array) -> Array:
-    """[N], float64, about a million numbers at a time, which take eight bytes each on the way."""
+def _logsumexp(Z: Array, scale: float = 1.0) -> Array:
+    """[N], float64, of scale times Z, about a million numbers at a time, which take eight bytes each on the way."""
     rows = max(1_000_000 // Z.shape[1], 1)
     blocks = [Z[start : start + rows] for start in range(0, len(Z), rows)]
     tops = [block.max(1, keepdims=True).astype(np.float64) for block in blocks]
-    parts = [top[:, 0] + np.log(np.exp(block - top).sum(1)) for block, top in zip(blocks, tops, strict=True)]
+    parts = [
+        scale * top[:, 0] + np.log(np.exp(scale * (block - top)).sum(1))
+        for block, top in zip(blocks, tops, strict=True)
+    ]
     return np.concatenate(parts)

@@ -266,6 +266,7 @@ BAD = [
     (GOOD, change(LABELS, 0.5, 2), "logits", "row 2: 0.5"),
     (GOOD, change(LABELS, np.nan, 1), "logits", "row 1: nan"),
     (GOOD, np.array(list("abca")), "logits", "not text"),
+    (GOOD, LABELS > 0, "logits", "integers 0 to 2, not bool"),
     (change(GOOD, np.nan, 2, 1), LABELS, "logits", "1 of 4 rows .* row 2"),
     (change(GOOD, np.inf, 1, 1), LABELS, "logits", "row 1"),
     (change(GOOD, -np.inf, 3), LABELS, "logits", "row 3"),
@@ -274,6 +275,8 @@ BAD = [
     (np.log(change(P, 0.3, 1, 1)), LABELS, "log_probabilities", "row 1"),
     (P, LABELS, "logits", "--kind probabilities"),
     (-np.log(P), LABELS, "logits", "turn the sign"),
+    (np.log10(P), LABELS, "log_probabilities", "logarithms to base 10 .* Multiply them by 2.30259; .* --trust-kind"),
+    (np.log2(P), LABELS, "logits", "logarithms to base 2 .* Multiply them by 0.693147; .* --trust-kind"),
     (np.array([0.1, -0.9, 0.4, 1.2]), np.array([-1, 1, 1, -1]), "scores", r"\(labels \+ 1\) // 2"),
     (np.array([2, 1, 0, 1]), np.array([3, 1, 0, 1]), "scores", "a column for each class"),
     (np.array([0.1, 0.9, 0.4, 1.0]), np.array([0, 1, 1, 0]), "scores", "--trust-kind"),
@@ -303,6 +306,10 @@ def test_what_is_right_but_worth_saying() -> None:
     masked = check(change(GOOD, -np.inf, 0, 1), LABELS, "logits", "x")
     assert "probability zero" in masked.notes[0]
     assert not check(np.log(P), LABELS, "logits", "x").exact
+    assert check(np.log10(P), LABELS, "logits", "x", trust=True).exact
+    with np.errstate(divide="ignore"):  # zeros and ones are alike to every base
+        assert not check(np.log(np.eye(3)[LABELS]), LABELS, "log_probabilities", "x").exact
+    assert check(GOOD[:, :2], LABELS > 0, "logits", "x").y_N.tolist() == [0, 1, 1, 0]
 
 
 FILES = [

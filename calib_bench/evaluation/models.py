@@ -218,12 +218,15 @@ def named_twice(predictions: Predictions) -> tuple[str, int]:
     So are several views of one example named. A name with two labels is of something else, as of a person or a fold.
     """
     y = predictions.y_N.tolist()
-    for column, values in predictions.ids.items():
-        times, pairs = Counter(values.tolist()), {*zip(values.tolist(), y, strict=True)}
-        rows = sum(count for count in times.values() if count > 1)
-        if len(times) == len(pairs) > predictions.Z_NK.shape[1] and rows > RARE * len(y):
-            return column, rows
-    return "", 0
+    rows = {column: _twice(values.tolist(), y) for column, values in predictions.ids.items()}
+    return next(((column, number) for column, number in rows.items() if number > RARE * len(y)), ("", 0))
+
+
+def _twice(names: list[object], y: list[int]) -> int:
+    """How many rows share their name with another, if a name has one label and there are more names than labels."""
+    times = Counter(names)
+    are_of_examples = len(times) == len({*zip(names, y, strict=True)}) > len({*y})
+    return are_of_examples * sum(count for count in times.values() if count > 1)
 
 
 DIGITS = (4, 2)

@@ -20,6 +20,8 @@ from calib_bench.metrics import masks
 
 TOLERANCE = 1e-3
 """How far a row of probabilities may be from summing to one, or further where it was rounded; rows are normalized."""
+TYPES_OF_LABELS = ("fiu", "fiub")
+"""Kinds of numpy types that labels may have: of many classes, and of two, which may be true and false."""
 MARGINS = "margins are taken as log odds of class 1"
 NORMALIZED = "rows are normalized: log probabilities rather than logits"
 SUMS = "rows summed to 1 within {off:.1g}{rounded} and were normalized"
@@ -169,7 +171,7 @@ def _labels(y: Array, K: int, shape: tuple[int, ...], name: str) -> Array:
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     _refuse_other_shape(y, shape, name)
-    if y.dtype.kind not in "fiub"[: 4 if K == 2 else 3]:  # true and false are two classes
+    if y.dtype.kind not in TYPES_OF_LABELS[K == 2]:
         raise Refusal.LABELS_TYPE.of(name, last=K - 1, what=_called(y))
     fractions = ~np.isfinite(y) | (y != np.floor(y)) if y.dtype.kind == "f" else np.zeros(len(y), bool)
     if fractions.any():
@@ -255,13 +257,20 @@ def _as_declared(Z: Array, kind: str, name: str) -> None:
         raise Refusal.LOOKS_LIKE_PROBABILITIES.of(name, kind=kind, sums=sums)
     if kind == "logits" and Z.ndim == 2 and Z.min() >= 0 and (np.abs(_logsumexp(-Z)) <= TOLERANCE).all():
         raise Refusal.LOOKS_LIKE_LOSSES.of(name)
-    base = next((base for base in (10, 2) if _are_logarithms(Z, base)), None) if Z.ndim == 2 and Z.max() <= 0 else None
-    if base:
-        raise Refusal.OTHER_BASE.of(name, kind=kind, base=base, factor=math.log(base))
+    _refuse_other_base(Z, kind, name)
+
+
+def _refuse_other_base(Z: Array, kind: str, name: str) -> None:
+    """Raises DataError where these are logarithms of probabilities to base 10 or 2."""
+    for base in (10, 2):
+        if _are_logarithms(Z, base):
+            raise Refusal.OTHER_BASE.of(name, kind=kind, base=base, factor=math.log(base))
 
 
 def _are_logarithms(Z: Array, base: int) -> bool:
     """Whether every row holds logarithms to this base of probabilities, and not of them to base e as well."""
+    if Z.ndim == 1 or Z.max() > 0:
+        return False
     sums = np.abs(_logsumexp(Z, math.log(base))) <= TOLERANCE
     return bool(sums.all() and (np.abs(_logsumexp(Z)) > TOLERANCE).any())
 

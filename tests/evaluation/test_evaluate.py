@@ -15,6 +15,7 @@ import pytest
 import torch
 from synthetic import make
 
+import calib_bench
 from calib_bench import inference, metrics, registry
 from calib_bench.analysis.result_rows import marks_note
 from calib_bench.analysis.scores import METRICS, REPAIRED, SETS
@@ -660,6 +661,8 @@ def test_test_rows_that_may_be_views_of_one_example_are_counted(tmp_path: Path) 
     (text,) = sentences(names, y)
     assert text.startswith("400 of the 400 test rows of t are like another one in 'image_id' and the label")
     assert "the mean of their probabilities" in text
+    frame = calib_bench.evaluate(pd.read_csv(tmp_path / "t.csv"))
+    assert text.partition(" are like ")[2] in " ".join(frame.attrs["warnings"])
     of_two_labels, folds = np.r_[(y[0] + 1) % 3, y[1:]], np.arange(400) % 4
     for image_id, label in ((names, of_two_labels), (folds, y), (y, y), (np.r_[0, 0:399], np.r_[0, 0:399] % 3)):
         assert not sentences(image_id, label)

@@ -22,6 +22,8 @@ from calib_bench.evaluation.predictions import Predictions
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.inference import collapsed
 
+FOLDS = "--cross-fit {folds} is out of range for {N:,} examples: give 2 folds or more, with 2 examples or more in each"
+
 
 @dataclass(frozen=True)
 class Model:
@@ -334,7 +336,7 @@ def check_folds(models: Sequence[Model], folds: int) -> None:
         raise SettingsError("folds (--cross-fit) are for predictions without a calibration set: give one of the two")
     N = min(len(m.test.y_N) for m in models)
     if folds and not 2 <= folds <= N // 2:
-        raise SettingsError(f"--cross-fit {folds} needs 2 to {N // 2} folds, for {N} examples")
+        raise SettingsError(FOLDS.format(folds=folds, N=N))
 
 
 def calibrator_input(model: Model, predictions: Predictions, rows: Tensor | None = None) -> Tensor:

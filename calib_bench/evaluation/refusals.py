@@ -153,6 +153,9 @@ class Refusal(StrEnum):
         "another name, say what it is with --kind"
     )
     SEVERAL_PREDICTIONS = "more than one array could be the predictions ({names}): keep one, or say --kind"
+    SEVERAL_OF_KIND = (
+        "more than one array could be the {kind} that --kind says ({names}): call one {kind}, or remove the others"
+    )
     NO_NUMBERS = (
         "{name!r}, the {kind}, {problem}, and must hold numbers: a list of one length a row, as parquet keeps it, or a "
         "column a class, {name}_0, {name}_1..."

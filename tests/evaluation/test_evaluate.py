@@ -214,7 +214,7 @@ def test_bad_words(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["evaluate", test, "--calibraton", cal], "did you mean 'calibration'"),
         (["evaluate", test, "--kind", "logit"], "did you mean 'logits'"),
         (["evaluate", test, "--cross-fit", "x"], "cross-fit=x is not a whole number"),
-        (["evaluate", test, "--cross-fit", "1"], "2 to 300 folds"),
+        (["evaluate", test, "--cross-fit", "1"], "--cross-fit 1 is out of range for 600 examples: give 2 folds"),
         (["evaluate", test, "--cross-fit", "5", "--calibration", cal], "one of the two"),
         (["evaluate", test, "--seed", "-1"], "out of range"),
         (["evaluate", test, "--calibrator", "isotonic"], "something to fit on"),

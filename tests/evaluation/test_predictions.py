@@ -330,6 +330,13 @@ def test_names_that_do_not_say(arrays: dict[str, np.ndarray], hint: str, tmp_pat
         read(str(tmp_path / "p.npz"))
 
 
+def test_a_kind_that_is_said_is_not_asked_for_again(tmp_path: Path) -> None:
+    np.savez(tmp_path / "p.npz", predictions=GOOD, metrics=["a"], label_ids=LABELS)
+    with pytest.raises(DataError, match=r"'predictions', 'metrics'\): call one logits") as error:
+        read(str(tmp_path / "p.npz"), kind="logits")
+    assert "say --kind" not in str(error.value)
+
+
 def test_a_flag_goes_before_a_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "p.npz", logits=P, labels=LABELS, extra=1)
     (found,) = read(str(tmp_path / "p.npz"), kind="probabilities")

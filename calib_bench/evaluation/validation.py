@@ -25,6 +25,8 @@ TYPES_OF_LABELS = ("fiu", "fiub")
 MARGINS = "margins are taken as log odds of class 1"
 NORMALIZED = "rows are normalized: log probabilities rather than logits"
 SUMS = "rows summed to 1 within {off:.1g}{rounded} and were normalized"
+SORTED = "in every row the numbers fall from the first class to the last: if they were sorted, whose each is was lost"
+FEWEST_SORTED = 20
 NOT_OFFERED = (
     "{number} logits{finite} stand for classes that their rows do not offer, in {rows} rows: probability zero, and no "
     "part in any fit"
@@ -117,7 +119,7 @@ def check(
     _finite(Z, kind, name)
     if not trust:
         _as_declared(Z, kind, name)
-    all_notes = [*notes, *absent_classes(y, K)]
+    all_notes = [*notes, *absent_classes(y, K), *([SORTED] if _are_sorted(Z) else [])]
     Z_NK, exact = _logits(Z, y, kind, name, all_notes)
     zeros = None
     if not exact and kind != "scores":
@@ -151,6 +153,16 @@ def _values(Z: Array, kind: str, name: str) -> Array:
     if kind == "scores":
         raise Refusal.SCORES_SHAPE.of(name, shape=Z.shape)
     return Z
+
+
+def _are_sorted(Z: Array) -> bool:
+    """Whether every row falls from its first number to its last, of three at least, as the k most probable classes do.
+
+    Not where all rows are alike, as the shares of the classes are, nor where there are so few that it may be chance.
+    """
+    if Z.ndim == 1 or Z.shape[1] == 2 or len(Z) < FEWEST_SORTED or (Z[:, 0] == Z[0, 0]).all():
+        return False
+    return bool((Z[:FEWEST_SORTED, :-1] >= Z[:FEWEST_SORTED, 1:]).all() and (Z[:, :-1] >= Z[:, 1:]).all())
 
 
 def absent_classes(y_N: Array, K: int) -> tuple[str, ...]:

@@ -312,6 +312,15 @@ def test_what_is_right_but_worth_saying() -> None:
     assert check(GOOD[:, :2], LABELS > 0, "logits", "x").y_N.tolist() == [0, 1, 1, 0]
 
 
+def test_numbers_that_were_sorted_are_noted() -> None:
+    p, y = -np.sort(-np.random.default_rng(0).dirichlet(np.ones(3), 60), axis=1), np.arange(60) % 3
+    for kind, values in (("probabilities", p), ("logits", 3 * np.log(p))):
+        (note,) = check(values, y, kind, "x").notes
+        assert "if they were sorted" in note
+    for others in (p[:19], np.r_[p[:59], p[59:, ::-1]], np.tile(p[:1], (60, 1)), p[:, :2] / p[:, :2].sum(1)[:, None]):
+        assert "sorted" not in " ".join(check(others, y[: len(others)] % others.shape[1], "probabilities", "x").notes)
+
+
 FILES = [
     ({"logit": GOOD}, "holds no labels"),
     ({"logits": GOOD, "lables": LABELS}, "did you mean 'labels'"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from calib_bench.core.trial import check_beta
 from calib_bench.errors import SettingsError
 
 
@@ -143,8 +144,10 @@ def advise(optimizer: str, tuned: tuple[Numbers, ...], beta: float, degree: floa
         spread: its standard deviation.
 
     Raises:
-        SettingsError: how the optimizer's numbers follow beta is not known, or the degree is not positive and finite.
+        SettingsError: how the optimizer's numbers follow beta is not known, or beta or the degree is not positive and
+            finite.
     """
+    check_beta(beta)
     if not 0 < degree < float("inf"):
         raise SettingsError(
             f"the network's logits have degree {degree:g} in its weights, by which nothing can follow beta"

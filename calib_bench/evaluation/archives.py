@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,12 +62,19 @@ def npz(path: Path) -> Mapping[str, Array]:
 
 
 def decoded(array: Array) -> Array:
-    """The array; texts in UTF-8 bytes, as `S4`, become texts.
+    """The array; texts in UTF-8 bytes, as `S4`, become texts, and all texts take Unicode's composed form.
 
     Raises:
         UnicodeDecodeError: its bytes are not UTF-8.
     """
-    return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+    texts = np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+    return composed(texts).astype(str) if texts.dtype.kind == "U" else texts
+
+
+def composed(texts: Array) -> Array:
+    """Texts in Unicode's composed form, in which one word has one spelling, as an array of objects."""
+    words = [unicodedata.normalize("NFC", str(text)) for text in texts.ravel().tolist()]
+    return np.array(words, dtype=object).reshape(texts.shape)
 
 
 def npy(path: Path) -> Array:

@@ -41,7 +41,7 @@ def predictions(
         held = table(model_values, model_labels, kind, name, slices)
         notes = (*held.notes, *order_notes(model_values))
         one = check(held.values, held.labels, kind or held.kind, name, trust=trust, notes=notes)
-        one = replace(one, classes=held.classes, by_name=held.by_name, groups=held.groups)
+        one = replace(one, classes=held.classes, by_name=held.by_name, ids=held.ids, groups=held.groups)
         refuse_places(one)
         checked.append(one)
     return checked

@@ -20,6 +20,7 @@ from calib_bench.evaluation.class_names import (
     class_of,
     is_summary,
     label_words,
+    may_summarize,
     numbers_in,
     shown,
 )
@@ -188,6 +189,7 @@ def _take_unknown(
 
 def _blocks(roles: _Roles, columns: Mapping[str, Array], origin: str) -> dict[str, _Block]:
     """Class columns side by side, by their kind."""
+    _refuse_lone_logit(roles, origin)
     blocks = {}
     for kind, family in roles.families.items():
         same_kind = next((name for name in roles.whole if kind_of(name) == kind), None)
@@ -195,6 +197,14 @@ def _blocks(roles: _Roles, columns: Mapping[str, Array], origin: str) -> dict[st
             raise Refusal.TWO_FORMS.of(origin, one=same_kind, other=family.members[0])
         blocks[kind] = _side_by_side(family, columns, kind, origin)
     return blocks
+
+
+def _refuse_lone_logit(roles: _Roles, origin: str) -> None:
+    """Raises DataError where one column of logits is left of several: it is a logit then, and no log odds."""
+    members = roles.families.get("logits", Family()).members
+    others = [name for name in (*roles.unknown, *roles.aside) if may_summarize(name, "logits")]
+    if len(members) == 1 and others:
+        raise Refusal.MIXED_COLUMNS.of(origin, strange=others[0], telling=members[0])
 
 
 def _in_one_order(

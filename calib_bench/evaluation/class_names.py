@@ -21,6 +21,7 @@ _AFFIXES = (
 )
 
 _OF_ALL = {*SUMMARIES} - {"true"}
+_TRUE_BESIDE = {"False": "True", "false": "true", "FALSE": "TRUE"}
 
 KindAndClass = tuple[str, int | str]
 """A kind of prediction, and a class by its number or its name."""
@@ -76,10 +77,19 @@ def _by_word(name: str) -> KindAndClass | None:
     return None
 
 
+def _pairs(name: str) -> list[tuple[str, str]]:
+    """The two parts of a name at each of its separators, in both orders."""
+    return [pair for cut in _cuts(name.strip()) for pair in (cut, cut[::-1])]
+
+
 def is_summary(name: str) -> bool:
     """Whether a name says a summary of all classes, as `prob_max` and `max_logit`; `true_prob` may be of a class."""
-    pairs = [pair for cut in _cuts(name.strip()) for pair in (cut, cut[::-1])]
-    return any(kind_of(one) and plain(other) in _OF_ALL for one, other in pairs)
+    return any(kind_of(one) and plain(other) in _OF_ALL for one, other in _pairs(name))
+
+
+def may_summarize(name: str, kind: str) -> bool:
+    """Whether a name says a summary of predictions of this kind, or else a class that is called so, as `top`."""
+    return any(kind_of(one) == kind and plain(other) in SUMMARIES for one, other in _pairs(name))
 
 
 def numbered(name: str) -> tuple[str, int | None]:
@@ -122,9 +132,9 @@ def is_identifier(name: str) -> bool:
 
 
 def label_words(names: Iterable[str], texts: Collection[str]) -> set[str]:
-    """Texts that are names of classes: labels, and True or true where a column is that of false."""
-    pairs = {"True" if name.endswith("False") else "true" for name in names if re.search(r"[_ .-][Ff]alse$", name)}
-    return {*texts, *pairs}
+    """Texts that are names of classes: labels, and true where a column is that of false, in letters of one case."""
+    ends = {re.split(r"[_ .-]", name.strip())[-1] for name in names}
+    return {*texts, *(_TRUE_BESIDE[end] for end in ends & _TRUE_BESIDE.keys())}
 
 
 def without_affixes(names: Sequence[str]) -> dict[str, str]:

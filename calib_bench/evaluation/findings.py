@@ -14,7 +14,14 @@ from calib_bench.analysis.format import ALPHA, number
 from calib_bench.analysis.result_rows import cell, has_any, marks_note
 from calib_bench.analysis.scores import SETS
 from calib_bench.core.study import Table
-from calib_bench.evaluation.models import Model, collapsed_models, have_own_tests, repeated_rows, shared_rows
+from calib_bench.evaluation.models import (
+    Model,
+    collapsed_models,
+    have_own_tests,
+    named_twice,
+    repeated_rows,
+    shared_rows,
+)
 from calib_bench.evaluation.predictions import Predictions
 from calib_bench.inference import DECISIONS as RANKED
 from calib_bench.inference.collapse import SEEDS
@@ -100,9 +107,11 @@ SHARED = (
     "are judged on examples they were fitted to."
 )
 REPEATED = (
-    "{rows:,} of the {of:,} test rows of {name} are like another one in every logit and the label. If they are copies, "
-    "leave them out: intervals take each for an example of its own, and a fit by folds has seen what it is judged on."
+    "{rows:,} of the {of:,} test rows of {name} are like another one in {what}. If they are copies, leave them "
+    "out{or_}: intervals take each for an example of its own, and a fit by folds has seen what it is judged on."
 )
+EVERY_LOGIT, ITS_NAME = "every logit and the label", "{column!r} and the label"
+OR_VIEWS = ", and if they are views of one example, give the mean of their probabilities"
 ZEROS = (
     "{name}: calibrators saw a probability of zero as {share} of {step}, the last digit kept ({why}); rows were "
     "normalized. Save logits or more digits to avoid this."
@@ -262,7 +271,7 @@ def general(models: Sequence[Model]) -> list[str]:
     """Warnings about the predictions themselves."""
     least = min(len(m.test.y_N) for m in models)
     sentences = [FEW_EXAMPLES.format(least=least)] if least < FEW else []
-    sentences += _mixed(models) + _parts(models) + _repeated(models[0].test, repeated_rows(models[0].test))
+    sentences += _mixed(models) + _parts(models) + _repeated(models[0].test)
     for model in models:
         sentences += _shared(model, shared_rows(model))
     sentences += _noted(models, "test") + _noted(models, "calibration")
@@ -301,9 +310,13 @@ def _shared(model: Model, rows: int) -> list[str]:
     return [SHARED.format(rows=rows, of=len(model.calibration.y_N), calibration=model.calibration, test=model.test)]
 
 
-def _repeated(test: Predictions, rows: int) -> list[str]:
-    """A warning of test rows that may be copies of others; nothing where none are."""
-    return [REPEATED.format(rows=rows, of=len(test.y_N), name=test.name)] if rows else []
+def _repeated(test: Predictions) -> list[str]:
+    """A warning of test rows that may be copies of others, or views of the same examples; nothing where none are."""
+    column, named = named_twice(test)
+    rows, what, or_ = (
+        (named, ITS_NAME.format(column=column), OR_VIEWS) if named else (repeated_rows(test), EVERY_LOGIT, "")
+    )
+    return [REPEATED.format(rows=rows, of=len(test.y_N), name=test.name, what=what, or_=or_)] if rows else []
 
 
 def _zeros(model: Model) -> list[str]:

@@ -37,6 +37,7 @@ from calib_bench.system.files import write_bytes
 
 FORMAT = "calib_bench fits 1"
 """The one entry of a file's metadata: JSON that describes the fits, in order; tensor `0/bias` is of the first."""
+NO_LOGITS = "the model gives a {type}: put a module between that gives the tensor of logits in it alone"
 WIDTH = "{fit.method} was fitted to {fit.classes} classes, and there are {K}"
 LIKE_PROBABILITIES = (
     "{name}: {method} was fitted to logits, and these look like probabilities, every row of which sums to 1: give what "
@@ -192,16 +193,22 @@ class CalibratedModule(nn.Module):
         for name in self.names:
             self.register_buffer(name, fit.params[name].clone())
 
+    def _logits(self, outputs: Any) -> Tensor:
+        """The model's outputs, if they are logits of as many classes."""
+        if not isinstance(outputs, Tensor):
+            raise UserError(NO_LOGITS.format(type=type(outputs).__name__))
+        if outputs.shape[-1] != self.classes:
+            raise UserError(WIDTH.format(fit=self, K=outputs.shape[-1]))
+        return outputs
+
     def forward(self, *inputs: Any) -> Tensor:
         """Log probabilities [N, K] of what the model takes, or, without one, of logits [N, K].
 
         Raises:
-            UserError: there is another number of classes.
+            UserError: there is another number of classes, or the model gives neither logits nor what has them.
         """
         outputs = inputs[0] if self.model is None else self.model(*inputs)
-        z_NK: Tensor = getattr(outputs, "logits", outputs)
-        if z_NK.shape[-1] != self.classes:
-            raise UserError(WIDTH.format(fit=self, K=z_NK.shape[-1]))
+        z_NK = self._logits(getattr(outputs, "logits", outputs))
         Z_NK = z_NK.log() if self.kind == "probabilities" else self.beta * z_NK
         if self.normalized:
             Z_NK = self.normalize(Z_NK)

@@ -193,7 +193,8 @@ def _prediction(kinds: Mapping[str, str | None], arrays: Iterable[str], origin: 
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
-        raise Refusal.SEVERAL_PREDICTIONS.of(origin, names=", ".join(map(repr, candidates)))
+        refusal = Refusal.SEVERAL_PREDICTIONS if kind is None else Refusal.SEVERAL_OF_KIND
+        raise refusal.of(origin, names=", ".join(map(repr, candidates)), kind=kind)
     accepted = [names[0] for names in KINDS.values()]
     hint = nearest(next(iter(kinds)), accepted) if kinds else f"valid choices: {', '.join(accepted)}"
     raise Refusal.NO_PREDICTION.of(origin, names=", ".join(map(repr, arrays)), hint=hint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,7 @@ from calib_bench.evaluation.formats import Content, content_of, with_slices
 from calib_bench.evaluation.free_columns import refuse_no_classes
 from calib_bench.evaluation.labels import outcome_of, positions, refuse_no_first, texts_of
 from calib_bench.evaluation.refusals import Refusal, refuse_repeated
-from calib_bench.evaluation.slices import slices_of
+from calib_bench.evaluation.slices import slices_of, text_of
 from calib_bench.evaluation.text_tables import LONGEST
 from calib_bench.evaluation.vocabulary import ANSWER, SUM_TO_ONE, UNORDERED, kind_of, not_used, says_something_else
 
@@ -159,10 +160,15 @@ def _apart(values: Any, column: str, name: str) -> tuple[Any, Any]:
 
 
 def _filled(groups: Any) -> Any:
-    """Slices, an empty text in the place of what is missing."""
-    if not isinstance(groups, pd.Series) or not groups.isna().any():
-        return groups
-    return groups.astype(object).where(groups.notna(), "")
+    """Slices as texts, an empty one where none is known; tensors, and what does not hold one a row, as they are."""
+    if isinstance(groups, pd.Series):
+        return groups.astype(object).where(groups.notna(), "").map(text_of)
+    return _filled(pd.Series(groups)).to_numpy() if _is_row(groups) else groups
+
+
+def _is_row(values: Any) -> bool:
+    """Whether these are values in a row that pandas takes for a series."""
+    return isinstance(values, pd.Categorical | list | tuple) or (isinstance(values, np.ndarray) and values.ndim == 1)
 
 
 def _table(values: Any, labels: Any, kind: str | None, name: str) -> Content:
@@ -258,7 +264,7 @@ def _columns(labels: Sequence[Any], words: Collection[str]) -> list[_Column]:
     Args:
         words: labels where they are texts.
     """
-    names = [str(label) for label in labels]
+    names = [normalize("NFC", str(label)) for label in labels]
     label_names = label_words(names, words)
     return [
         _Column(k, label, name, class_of(name, label_names))
@@ -312,7 +318,9 @@ def _as_file(held: Any, label: str | None, kind: str | None, name: str, groups: 
     """A data frame, or arrays by name, with the labels among them, read as a file of the same would be."""
     framed = hasattr(held, "columns")
     names = list(held.columns) if framed else list(held)
-    columns = {str(column): _column(held, column, f"{name}: {column!r}") for column in dict.fromkeys(names)}
+    columns = {
+        normalize("NFC", str(column)): _column(held, column, f"{name}: {column!r}") for column in dict.fromkeys(names)
+    }
     refuse_repeated(map(str, names), name, "column")
     return content_of(columns, name, kind, label, is_table=framed, groups=groups)
 
@@ -382,7 +390,7 @@ def _ordered(values: Array, columns: Sequence[Any], y: Array, name: str) -> Cont
         DataError: two columns are of one class, or a label is of none.
     """
     K, texts = len(columns), y.dtype.kind in "UT"
-    classes = tuple(str(column).strip() for column in columns)
+    classes = tuple(normalize("NFC", str(column)).strip() for column in columns)
     refuse_repeated(classes, name, "column")
     numbers = numbers_in(classes)
     if numbers and not texts:

@@ -16,7 +16,7 @@ import numpy as np
 
 from calib_bench.errors import SettingsError, nearest
 from calib_bench.evaluation import Array
-from calib_bench.evaluation.archives import LazyArrays, decoded
+from calib_bench.evaluation.archives import LazyArrays, composed, decoded
 from calib_bench.evaluation.refusals import UNREADABLE, Refusal, unreadable
 from calib_bench.evaluation.splits import CALIBRATION, TEST, named_splits
 from calib_bench.evaluation.vocabulary import listed
@@ -143,5 +143,5 @@ def read_group(path: Path, group: str) -> tuple[str, Mapping[str, Array]]:
 def _array(dataset: Any) -> Array:
     """The numbers of a dataset; texts as texts."""
     if h5py().check_string_dtype(dataset.dtype) is not None:
-        return np.asarray(dataset.asstr()[()], dtype=object)
+        return composed(np.asarray(dataset.asstr()[()], dtype=object))
     return decoded(dataset[()])

@@ -22,6 +22,8 @@ from calib_bench.evaluation.predictions import Predictions
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.inference import collapsed
 
+FOLDS = "--cross-fit {folds} is out of range for {N:,} examples: give 2 folds or more, with 2 examples or more in each"
+
 
 @dataclass(frozen=True)
 class Model:
@@ -212,6 +214,23 @@ def repeated_rows(predictions: Predictions) -> int:
     return round(share * N) if share > RARE else 0
 
 
+def named_twice(predictions: Predictions) -> tuple[str, int]:
+    """What names some rows twice, always with one label, and how many rows it does; none where it is a few at most.
+
+    So are several views of one example named. A name with two labels is of something else, as of a person or a fold.
+    """
+    y = predictions.y_N.tolist()
+    rows = {column: _twice(values.tolist(), y) for column, values in predictions.ids.items()}
+    return next(((column, number) for column, number in rows.items() if number > RARE * len(y)), ("", 0))
+
+
+def _twice(names: list[object], y: list[int]) -> int:
+    """How many rows share their name with another, if a name has one label and there are more names than labels."""
+    times = Counter(names)
+    are_of_examples = len(times) == len({*zip(names, y, strict=True)}) > len({*y})
+    return are_of_examples * sum(count for count in times.values() if count > 1)
+
+
 DIGITS = (4, 2)
 MOST_OF_TWO = 10_000
 """Rows of two classes, one number each, of which so few digits can tell one from another."""
@@ -317,7 +336,7 @@ def check_folds(models: Sequence[Model], folds: int) -> None:
         raise SettingsError("folds (--cross-fit) are for predictions without a calibration set: give one of the two")
     N = min(len(m.test.y_N) for m in models)
     if folds and not 2 <= folds <= N // 2:
-        raise SettingsError(f"--cross-fit {folds} needs 2 to {N // 2} folds, for {N} examples")
+        raise SettingsError(FOLDS.format(folds=folds, N=N))
 
 
 def calibrator_input(model: Model, predictions: Predictions, rows: Tensor | None = None) -> Tensor:

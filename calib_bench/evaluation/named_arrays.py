@@ -10,7 +10,7 @@ import numpy as np
 from calib_bench.errors import DataError
 from calib_bench.evaluation import Array
 from calib_bench.evaluation.class_names import is_count, shown
-from calib_bench.evaluation.labels import positions
+from calib_bench.evaluation.labels import is_note, positions
 from calib_bench.evaluation.refusals import Refusal
 from calib_bench.evaluation.vocabulary import CLASS_NAMES, kind_of, names_rows, plain
 
@@ -106,6 +106,6 @@ def _names_in(arrays: Mapping[str, Array]) -> tuple[dict[str, Array], Array | No
             continue
         if plain(name) in CLASS_NAMES:
             class_names = values
-        elif values.ndim == 1:
+        elif values.ndim == 1 and not is_note(values):
             ids[name] = values
     return ids, class_names

@@ -13,7 +13,7 @@ from calib_bench.evaluation.archives import npy, npz, safetensors
 from calib_bench.evaluation.confidence import confidence_of
 from calib_bench.evaluation.dialects import table_suffix
 from calib_bench.evaluation.fits import Fitted, fit_to, load, unlabelled, without_labels
-from calib_bench.evaluation.predictions import Predictions, is_trial, read, read_trial, stored
+from calib_bench.evaluation.predictions import Predictions, is_trial, missing, read, read_trial, stored
 from calib_bench.evaluation.splits import named_splits
 from calib_bench.evaluation.text_tables import read_table
 from calib_bench.evaluation.vocabulary import LABELS, letters
@@ -32,7 +32,7 @@ def read_new(path: Path, kind: str | None = None) -> tuple[Predictions, bool]:
     if hdf5.is_hdf5(str(path)):
         return read(str(path), kind=kind, trust=True)[0], True
     if not path.is_file():
-        raise DataError(f"{path} is no file of predictions")
+        raise DataError(f"{missing(path)}: give a file of predictions")
     suffix = table_suffix(path)
     if suffix == ".npy":
         if kind is None:

@@ -118,7 +118,7 @@ def _inputs(place: str, path: Path, part: str) -> dict[str, str]:
     paths = {place if is_group else str(path): path} | ({part: Path(part)} if part and not is_group else {})
     for one in paths.values():
         if not one.is_file():
-            raise Refusal.NO_FILE.of(_missing(one))
+            raise Refusal.NO_FILE.of(missing(one))
     return {name: _sha256(one, one.stat().st_mtime_ns) for name, one in paths.items()}
 
 
@@ -137,7 +137,8 @@ def _cut(place: str) -> tuple[Path, str]:
     return Path(first), second
 
 
-def _missing(path: Path) -> str:
+def missing(path: Path) -> str:
+    """What is in the place of a file that is missing, for people: a folder, or nothing, and files of like names."""
     if path.is_dir():
         inside = "a run folder: name one of its trials" if (path / "store.json").exists() else "a folder"
         return f"{path} is {inside}"

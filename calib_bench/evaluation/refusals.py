@@ -153,6 +153,9 @@ class Refusal(StrEnum):
         "another name, say what it is with --kind"
     )
     SEVERAL_PREDICTIONS = "more than one array could be the predictions ({names}): keep one, or say --kind"
+    SEVERAL_OF_KIND = (
+        "more than one array could be the {kind} that --kind says ({names}): call one {kind}, or remove the others"
+    )
     NO_NUMBERS = (
         "{name!r}, the {kind}, {problem}, and must hold numbers: a list of one length a row, as parquet keeps it, or a "
         "column a class, {name}_0, {name}_1..."
@@ -248,6 +251,10 @@ class Refusal(StrEnum):
     LOOKS_LIKE_LOSSES = (
         "what is declared as logits looks like -log p: exp(-z) sums to 1 in every row, and the largest would be the "
         "least probable. If so, turn the sign; if they truly are logits, say --trust-kind (in Python: trust_kind=True)"
+    )
+    OTHER_BASE = (
+        "what is declared as {kind} are logarithms to base {base} of probabilities: {base}^z sums to 1 in every row. "
+        "Multiply them by {factor:.6g}; if they truly are {kind}, say --trust-kind (in Python: trust_kind=True)"
     )
     TWO_COLUMNS = "log probabilities need a column for each of the 2 classes, not one"
     ABOVE_ONE = "row {row} is a probability above 1: {value:g}"

@@ -33,7 +33,7 @@ def slices_of(arrays: Mapping[str, Array], groups: str, origin: str) -> tuple[Ar
     if values.ndim != 1 or is_note(values):
         what = str(values.flat[0]) if is_note(values) else f"an array of shape {values.shape}"
         raise Refusal.GROUPS_SHAPE.of(origin, name=name, what=what)
-    texts = np.array([_text(value) for value in values.tolist()], dtype=object)
+    texts = np.array([text_of(value) for value in values.tolist()], dtype=object)
     different = sorted(set(texts.tolist()))
     if len(different) > MOST:
         raise Refusal.GROUPS_MANY.of(origin, name=name, number=len(different), most=MOST)
@@ -54,8 +54,9 @@ def _named(arrays: Mapping[str, Array], groups: str, origin: str) -> str:
     return names[0]
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
     """A value as the name of a slice; whole numbers without decimals."""
+    value = value.item() if hasattr(value, "item") else value
     if isinstance(value, float):
         return EMPTY if np.isnan(value) else f"{value:g}"
     return str(value).strip() or EMPTY

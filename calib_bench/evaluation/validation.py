@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -19,9 +20,13 @@ from calib_bench.metrics import masks
 
 TOLERANCE = 1e-3
 """How far a row of probabilities may be from summing to one, or further where it was rounded; rows are normalized."""
+TYPES_OF_LABELS = ("fiu", "fiub")
+"""Kinds of numpy types that labels may have: of many classes, and of two, which may be true and false."""
 MARGINS = "margins are taken as log odds of class 1"
 NORMALIZED = "rows are normalized: log probabilities rather than logits"
 SUMS = "rows summed to 1 within {off:.1g}{rounded} and were normalized"
+SORTED = "in every row the numbers fall from the first class to the last: if they were sorted, whose each is was lost"
+FEWEST_SORTED = 20
 NOT_OFFERED = (
     "{number} logits{finite} stand for classes that their rows do not offer, in {rows} rows: probability zero, and no "
     "part in any fit"
@@ -114,7 +119,7 @@ def check(
     _finite(Z, kind, name)
     if not trust:
         _as_declared(Z, kind, name)
-    all_notes = [*notes, *absent_classes(y, K)]
+    all_notes = [*notes, *absent_classes(y, K), *([SORTED] if _are_sorted(Z) else [])]
     Z_NK, exact = _logits(Z, y, kind, name, all_notes)
     zeros = None
     if not exact and kind != "scores":
@@ -150,6 +155,16 @@ def _values(Z: Array, kind: str, name: str) -> Array:
     return Z
 
 
+def _are_sorted(Z: Array) -> bool:
+    """Whether every row falls from its first number to its last, of three at least, as the k most probable classes do.
+
+    Not where all rows are alike, as the shares of the classes are, nor where there are so few that it may be chance.
+    """
+    if Z.ndim == 1 or Z.shape[1] == 2 or len(Z) < FEWEST_SORTED or (Z[:, 0] == Z[0, 0]).all():
+        return False
+    return bool((Z[:FEWEST_SORTED, :-1] >= Z[:FEWEST_SORTED, 1:]).all() and (Z[:, :-1] >= Z[:, 1:]).all())
+
+
 def absent_classes(y_N: Array, K: int) -> tuple[str, ...]:
     """A note of the classes without an example; empty where there is none."""
     absent = sorted(set(range(K)) - set(np.unique(y_N).tolist()))
@@ -168,7 +183,7 @@ def _labels(y: Array, K: int, shape: tuple[int, ...], name: str) -> Array:
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     _refuse_other_shape(y, shape, name)
-    if y.dtype.kind not in "fiub":
+    if y.dtype.kind not in TYPES_OF_LABELS[K == 2]:
         raise Refusal.LABELS_TYPE.of(name, last=K - 1, what=_called(y))
     fractions = ~np.isfinite(y) | (y != np.floor(y)) if y.dtype.kind == "f" else np.zeros(len(y), bool)
     if fractions.any():
@@ -248,12 +263,28 @@ def look_like_probabilities(Z: Array) -> bool:
 
 
 def _as_declared(Z: Array, kind: str, name: str) -> None:
-    """Raises DataError where logits or margins look like probabilities, or logits like their negative logarithms."""
+    """Raises DataError where logits or margins look like probabilities, or like logarithms of another sign or base."""
     if kind in ("logits", "scores") and look_like_probabilities(Z):
         sums = "" if Z.ndim == 1 else " and every row sums to 1"
         raise Refusal.LOOKS_LIKE_PROBABILITIES.of(name, kind=kind, sums=sums)
     if kind == "logits" and Z.ndim == 2 and Z.min() >= 0 and (np.abs(_logsumexp(-Z)) <= TOLERANCE).all():
         raise Refusal.LOOKS_LIKE_LOSSES.of(name)
+    _refuse_other_base(Z, kind, name)
+
+
+def _refuse_other_base(Z: Array, kind: str, name: str) -> None:
+    """Raises DataError where these are logarithms of probabilities to base 10 or 2."""
+    for base in (10, 2):
+        if _are_logarithms(Z, base):
+            raise Refusal.OTHER_BASE.of(name, kind=kind, base=base, factor=math.log(base))
+
+
+def _are_logarithms(Z: Array, base: int) -> bool:
+    """Whether every row holds logarithms to this base of probabilities, and not of them to base e as well."""
+    if Z.ndim == 1 or Z.max() > 0:
+        return False
+    sums = np.abs(_logsumexp(Z, math.log(base))) <= TOLERANCE
+    return bool(sums.all() and (np.abs(_logsumexp(Z)) > TOLERANCE).any())
 
 
 def _logits(Z: Array, y: Array, kind: str, name: str, notes: list[str]) -> tuple[Array, bool]:
@@ -354,10 +385,13 @@ def _masked(Z: Array, y: Array, notes: list[str]) -> Array:
     return out
 
 
-def _logsumexp(Z: Array) -> Array:
-    """[N], float64, about a million numbers at a time, which take eight bytes each on the way."""
+def _logsumexp(Z: Array, scale: float = 1.0) -> Array:
+    """[N], float64, of scale times Z, about a million numbers at a time, which take eight bytes each on the way."""
     rows = max(1_000_000 // Z.shape[1], 1)
     blocks = [Z[start : start + rows] for start in range(0, len(Z), rows)]
     tops = [block.max(1, keepdims=True).astype(np.float64) for block in blocks]
-    parts = [top[:, 0] + np.log(np.exp(block - top).sum(1)) for block, top in zip(blocks, tops, strict=True)]
+    parts = [
+        scale * top[:, 0] + np.log(np.exp(scale * (block - top)).sum(1))
+        for block, top in zip(blocks, tops, strict=True)
+    ]
     return np.concatenate(parts)

@@ -25,6 +25,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from calib_bench.errors import UserError
 from calib_bench.evaluation import fits
+from calib_bench.evaluation.class_names import class_of
 from calib_bench.evaluation.validation import look_like_probabilities
 
 __all__ = ["PostHocCalibrator"]
@@ -177,8 +178,9 @@ def _classes_of(X: Array, y: Array) -> Array:
 
 
 def _check_order(names: list[str], labels: list[str]) -> None:
-    """Raises CalibrationError where columns are called as the labels, and stand in another order."""
-    if names != labels and sorted(names) == sorted(labels):
+    """Raises CalibrationError where columns are called as the labels, as `cat` or `logit_cat`, in another order."""
+    classes = [str((class_of(name, labels) or ("logits", name))[1]) for name in names]
+    if classes != labels and sorted(classes) == sorted(labels):
         raise CalibrationError(
             f"columns are called {', '.join(names)}, and the classes in their order {', '.join(labels)}: give the "
             "columns in that order"

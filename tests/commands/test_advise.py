@@ -148,6 +148,9 @@ def test_other_optimizers_and_networks_without_a_degree_are_refused() -> None:
     model, x = network(6, 32, 4), torch.randn(32, 6)
     with pytest.raises(SettingsError, match="RMSprop"):
         calib_bench.advise(model, x, torch.optim.RMSprop(model.parameters(), lr=0.1), beta=0.1)
+    for beta in (0.0, -1.0, float("nan")):
+        with pytest.raises(SettingsError, match=f"beta={beta} is not a positive number"):
+            calib_bench.advise(model, x, torch.optim.SGD(model.parameters(), lr=0.1), beta=beta)
     nn.init.zeros_(model[-1].weight)
     with pytest.raises(SettingsError, match="degree"):
         calib_bench.advise(model, x, torch.optim.SGD(model.parameters(), lr=0.1), beta=0.1)

@@ -109,7 +109,7 @@ def test_a_stored_trial_is_fitted_there_and_then(folder: Path, capsys: pytest.Ca
         (["cal.npz", "test=new.npz"], "not a file of fits"),
         (["nowhere.safetensors", "test=new.npz"], "names no fits"),
         (["fit.safetensors"], "--test FILE"),
-        (["fit.safetensors", "test=new.txt"], "no file of predictions"),
+        (["fit.safetensors", "test=new.txt"], "new.txt does not exist"),
         (["fit.safetensors", "test=new.npz", "out=p.pkl"], ".npz nor .csv"),
         (["fit.safetensors:isotonic", "test=new.npz"], "no fit 'isotonic'"),
         (["fit.safetensors", "test=two.npz"], "predictions of 2 classes"),

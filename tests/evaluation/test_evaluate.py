@@ -15,6 +15,7 @@ import pytest
 import torch
 from synthetic import make
 
+import calib_bench
 from calib_bench import inference, metrics, registry
 from calib_bench.analysis.result_rows import marks_note
 from calib_bench.analysis.scores import METRICS, REPAIRED, SETS
@@ -213,7 +214,7 @@ def test_bad_words(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["evaluate", test, "--calibraton", cal], "did you mean 'calibration'"),
         (["evaluate", test, "--kind", "logit"], "did you mean 'logits'"),
         (["evaluate", test, "--cross-fit", "x"], "cross-fit=x is not a whole number"),
-        (["evaluate", test, "--cross-fit", "1"], "2 to 300 folds"),
+        (["evaluate", test, "--cross-fit", "1"], "--cross-fit 1 is out of range for 600 examples: give 2 folds"),
         (["evaluate", test, "--cross-fit", "5", "--calibration", cal], "one of the two"),
         (["evaluate", test, "--seed", "-1"], "out of range"),
         (["evaluate", test, "--calibrator", "isotonic"], "something to fit on"),
@@ -645,6 +646,26 @@ def test_test_rows_that_may_be_copies_are_counted() -> None:
     assert repeated_rows(check(Z[np.r_[0:400, 0:40]], other_labels, "logits", "t")) == 0
     certain = np.eye(4)[y]
     assert repeated_rows(check(certain, y, "probabilities", "t")) == 0
+
+
+def test_test_rows_that_may_be_views_of_one_example_are_counted(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    names, y = np.repeat(np.arange(200), 2), np.repeat(np.arange(200) % 3, 2)
+    views = dict(zip(["prob_0", "prob_1", "prob_2"], rng.dirichlet(np.ones(3), 400).T, strict=True))
+
+    def sentences(image_id: np.ndarray, label: np.ndarray) -> list[str]:
+        pd.DataFrame({"image_id": image_id, **views, "label": label}).to_csv(tmp_path / "t.csv", index=False)
+        noted = evaluate(pair_up(read(str(tmp_path / "t.csv")), []), {}).warnings
+        return [text for text in noted if "for an example of its own" in text]
+
+    (text,) = sentences(names, y)
+    assert text.startswith("400 of the 400 test rows of t are like another one in 'image_id' and the label")
+    assert "the mean of their probabilities" in text
+    frame = calib_bench.evaluate(pd.read_csv(tmp_path / "t.csv"))
+    assert text.partition(" are like ")[2] in " ".join(frame.attrs["warnings"])
+    of_two_labels, folds = np.r_[(y[0] + 1) % 3, y[1:]], np.arange(400) % 4
+    for image_id, label in ((names, of_two_labels), (folds, y), (y, y), (np.r_[0, 0:399], np.r_[0, 0:399] % 3)):
+        assert not sentences(image_id, label)
 
 
 @pytest.mark.parametrize("written", ["float32", "float16", "6 digits", "probabilities"])

@@ -150,6 +150,8 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         fit.to_module(3)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="fitted to 3 classes, and there are 2"):
         fit.to_module()(torch.from_numpy(z[:, :2]))
+    with pytest.raises(UserError, match="the model gives a tuple: put a module between"):
+        fit.to_module(torch.nn.LSTM(3, 3))(torch.from_numpy(z).float())
     with pytest.raises(UserError, match="is for two classes"):
         calib_bench.fit("quadratic_scaling", z, y)
     with pytest.raises(DataError, match="one model"):

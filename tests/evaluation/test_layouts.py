@@ -24,6 +24,7 @@ from calib_bench.analysis.ties import tied
 from calib_bench.cli import main
 from calib_bench.errors import DataError
 from calib_bench.evaluation import by_slice, standings
+from calib_bench.evaluation.arrays import predictions
 from calib_bench.evaluation.by_slice import less_rest
 from calib_bench.evaluation.compare import compare
 from calib_bench.evaluation.evaluate import evaluate
@@ -451,6 +452,50 @@ def test_columns_that_can_be_no_slices_are_refused(word: str, hint: str, capsys:
     frame = pd.DataFrame(Z, columns=[f"logit_{k}" for k in range(3)])
     frame.assign(label=Y, site=SITE, weight=P[:, 0], split="test").to_csv("t.csv", index=False)
     assert hint in error(capsys, "t.csv", f"groups={word}")
+
+
+def test_names_in_memory_and_in_archives_are_the_same_in_either_form_of_unicode() -> None:
+    classes, turned = ["caf\u00e9", "na\u00efve"], ["cafe\u0301", "nai\u0308ve"]
+    values, labels, expected = Z[:, :2], np.array(classes)[Y % 2], (Y % 2).tolist()
+    frame, texts = pd.DataFrame(values, columns=turned), pd.Series(labels)
+    for held, y in ((frame, texts), (frame.add_prefix("logit_").assign(label=texts), None)):
+        (one,) = predictions(held, y, None, "test")
+        assert (one.classes, one.y_N.tolist()) == (tuple(classes), expected)
+    np.savez("p.npz", logits=values, labels=labels, classes=turned)
+    with h5py.File("p.h5", "w") as file:
+        file["logits"], file["labels"], file["classes"] = values, labels.astype(object), turned
+    for name in ("p.npz", "p.h5"):
+        (one,) = read(name)
+        assert (one.classes, one.y_N.tolist()) == (tuple(classes), expected)
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        list,
+        tuple,
+        np.array,
+        pd.Series,
+        pd.Categorical,
+        lambda held: pd.Series(held, index=range(700)).astype("category"),
+    ],
+    ids=["list", "tuple", "array", "series", "categorical", "categories"],
+)
+def test_slices_in_memory_may_lack_values(hold: Any) -> None:
+    held = [None if i % 3 == 0 else f"s{i % 3}" for i in range(700)]
+    counts = calib_bench.evaluate(Z, Y, groups=hold(held), calibrators=[]).tables["slices"].groupby("slice").examples
+    assert counts.first().to_dict() == {"(empty)": 234, "s1": 233, "s2": 233}
+
+
+def test_slices_in_memory_are_called_by_what_they_are() -> None:
+    ages = pd.Series(np.arange(700) % 90, index=RNG.permutation(700), dtype="Int64").replace(7, pd.NA)
+    frame = calib_bench.evaluate(pd.DataFrame(Z), Y, groups=pd.cut(np.arange(700) % 90, [-1, 29, 59, 89]))
+    assert set(frame.tables["slices"]["slice"]) == {"(-1, 29]", "(29, 59]", "(59, 89]"}
+    halves = (ages // 45).rename("half")
+    frame = calib_bench.evaluate(pd.DataFrame(Z, index=ages.index), Y, groups=halves.sample(frac=1, random_state=0))
+    by_half = frame.tables["slices"].groupby("slice").accuracy.first()
+    assert set(by_half.index) == {"0", "1", "(empty)"}
+    assert by_half["1"] == pytest.approx(CORRECT[(halves == 1).fillna(False).to_numpy(bool)].mean())
 
 
 def test_files_without_columns_have_no_slices(capsys: pytest.CaptureFixture[str]) -> None:

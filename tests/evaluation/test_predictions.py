@@ -266,6 +266,7 @@ BAD = [
     (GOOD, change(LABELS, 0.5, 2), "logits", "row 2: 0.5"),
     (GOOD, change(LABELS, np.nan, 1), "logits", "row 1: nan"),
     (GOOD, np.array(list("abca")), "logits", "not text"),
+    (GOOD, LABELS > 0, "logits", "integers 0 to 2, not bool"),
     (change(GOOD, np.nan, 2, 1), LABELS, "logits", "1 of 4 rows .* row 2"),
     (change(GOOD, np.inf, 1, 1), LABELS, "logits", "row 1"),
     (change(GOOD, -np.inf, 3), LABELS, "logits", "row 3"),
@@ -274,6 +275,8 @@ BAD = [
     (np.log(change(P, 0.3, 1, 1)), LABELS, "log_probabilities", "row 1"),
     (P, LABELS, "logits", "--kind probabilities"),
     (-np.log(P), LABELS, "logits", "turn the sign"),
+    (np.log10(P), LABELS, "log_probabilities", "logarithms to base 10 .* Multiply them by 2.30259; .* --trust-kind"),
+    (np.log2(P), LABELS, "logits", "logarithms to base 2 .* Multiply them by 0.693147; .* --trust-kind"),
     (np.array([0.1, -0.9, 0.4, 1.2]), np.array([-1, 1, 1, -1]), "scores", r"\(labels \+ 1\) // 2"),
     (np.array([2, 1, 0, 1]), np.array([3, 1, 0, 1]), "scores", "a column for each class"),
     (np.array([0.1, 0.9, 0.4, 1.0]), np.array([0, 1, 1, 0]), "scores", "--trust-kind"),
@@ -303,6 +306,19 @@ def test_what_is_right_but_worth_saying() -> None:
     masked = check(change(GOOD, -np.inf, 0, 1), LABELS, "logits", "x")
     assert "probability zero" in masked.notes[0]
     assert not check(np.log(P), LABELS, "logits", "x").exact
+    assert check(np.log10(P), LABELS, "logits", "x", trust=True).exact
+    with np.errstate(divide="ignore"):  # zeros and ones are alike to every base
+        assert not check(np.log(np.eye(3)[LABELS]), LABELS, "log_probabilities", "x").exact
+    assert check(GOOD[:, :2], LABELS > 0, "logits", "x").y_N.tolist() == [0, 1, 1, 0]
+
+
+def test_numbers_that_were_sorted_are_noted() -> None:
+    p, y = -np.sort(-np.random.default_rng(0).dirichlet(np.ones(3), 60), axis=1), np.arange(60) % 3
+    for kind, values in (("probabilities", p), ("logits", 3 * np.log(p))):
+        (note,) = check(values, y, kind, "x").notes
+        assert "if they were sorted" in note
+    for others in (p[:19], np.r_[p[:59], p[59:, ::-1]], np.tile(p[:1], (60, 1)), p[:, :2] / p[:, :2].sum(1)[:, None]):
+        assert "sorted" not in " ".join(check(others, y[: len(others)] % others.shape[1], "probabilities", "x").notes)
 
 
 FILES = [
@@ -321,6 +337,13 @@ def test_names_that_do_not_say(arrays: dict[str, np.ndarray], hint: str, tmp_pat
     np.savez(tmp_path / "p.npz", **arrays)
     with pytest.raises(DataError, match=hint):
         read(str(tmp_path / "p.npz"))
+
+
+def test_a_kind_that_is_said_is_not_asked_for_again(tmp_path: Path) -> None:
+    np.savez(tmp_path / "p.npz", predictions=GOOD, metrics=["a"], label_ids=LABELS)
+    with pytest.raises(DataError, match=r"'predictions', 'metrics'\): call one logits") as error:
+        read(str(tmp_path / "p.npz"), kind="logits")
+    assert "say --kind" not in str(error.value)
 
 
 def test_a_flag_goes_before_a_name(tmp_path: Path) -> None:
@@ -358,6 +381,24 @@ TABLES = [
 def test_tables_that_cannot_be_right(text: str, hint: str, tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text(text)
     with pytest.raises(DataError, match=hint):
+        read(str(tmp_path / "p.csv"))
+
+
+@pytest.mark.parametrize("words", [("TRUE", "FALSE"), ("FALSE", "TRUE"), ("false", "true"), ("True", "False")])
+def test_classes_may_be_called_true_and_false(words: tuple[str, str], tmp_path: Path) -> None:
+    Z, y = GOOD[:, :2], np.array([0, 1, 1, 0])
+    held = pd.DataFrame(Z, columns=[f"logit_{word}" for word in words]).assign(label=np.array(words)[y])
+    held.to_csv(tmp_path / "p.csv", index=False)
+    (found,) = read(str(tmp_path / "p.csv"))
+    assert found.Z_NK.numpy() == pytest.approx(Z)
+    assert found.y_N.tolist() == y.tolist()
+
+
+@pytest.mark.parametrize("summary", ["logit_max", "logit_top", "true_logit"])
+def test_one_logit_of_several_is_no_log_odds(summary: str, tmp_path: Path) -> None:
+    held = pd.DataFrame({"logit_0": GOOD[:, 0], summary: GOOD[:, 1], "label": [0, 1, 1, 0]})
+    held.to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(DataError, match=f"column '{summary}' stands beside 'logit_0'"):
         read(str(tmp_path / "p.csv"))
 
 

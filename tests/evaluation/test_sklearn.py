@@ -135,6 +135,12 @@ def test_logits_in_columns_of_another_order_are_refused() -> None:
     y = names[np.arange(90) % 3]
     with pytest.raises(CalibrationError, match="called cat, dog, bird, and the classes in their order bird, cat, dog"):
         PostHocCalibrator().fit(frame, y)
+    with pytest.raises(CalibrationError, match="called logit_cat, logit_dog, logit_bird, and the classes"):
+        PostHocCalibrator().fit(frame.add_prefix("logit_"), y)
+    with pytest.raises(
+        CalibrationError, match="called logit_2, logit_1, logit_0, and the classes in their order 0, 1, 2"
+    ):
+        PostHocCalibrator().fit(frame.set_axis(["logit_2", "logit_1", "logit_0"], axis=1), np.arange(90) % 3)
     assert PostHocCalibrator().fit(frame[sorted(names)], y).classes_.tolist() == sorted(names)
     assert PostHocCalibrator().fit(frame.rename(columns=str.upper), np.arange(90) % 3).feature_names_in_[0] == "CAT"
 

@@ -240,7 +240,7 @@ def how(best: pd.DataFrame) -> str:
 TABLE = TableSpec(
     "The best beta of each architecture",
     (
-        "vertex of a parabola in log beta through the lowest mean and its neighbours, each beta at its tuned rate",
+        "vertex of a parabola in log beta through the lowest mean and its neighbours, each beta at its chosen rate",
         "betas: those at which every seed finished; inside: worse betas on both sides; lowest: the mean at the best "
         "beta tried",
         "{how}",

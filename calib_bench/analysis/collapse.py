@@ -162,7 +162,7 @@ def words(arm_rows: Sequence[Mapping[str, Any]]) -> list[str]:
             + (f", without collapsed seeds {row[f'{name}_without']:.4f}" if kept else "")
             for name in RESULTS
         ]
-        begin = f"Collapse, {_named(row)}: {row['collapsed_trials']} trials, {percent(row, 'collapsed')}"
+        begin = f"Collapse, {named(row)}: {row['collapsed_trials']} trials, {percent(row, 'collapsed')}"
         sentences.append(f"{begin}; {'; '.join(means)}.")
     return sentences
 
@@ -171,7 +171,7 @@ def warnings(arm_rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Warning that names arms with collapsed seeds, whose intervals do not cover further collapses."""
     if not arm_rows:
         return []
-    listed = "; ".join(f"{_named(row)}, {row['collapsed_trials']} trials" for row in arm_rows)
+    listed = "; ".join(f"{named(row)}, {row['collapsed_trials']} trials" for row in arm_rows)
     few = f" Give {SEEDS} seeds (seed=0..{SEEDS - 1})." if min(row["seeds"] for row in arm_rows) < SEEDS else ""
     return [f"Trials collapsed at the chosen rate: {listed}. {UNCOVERED}{few}"]
 
@@ -202,7 +202,8 @@ TABLE = TableSpec(
 )
 
 
-def _named(row: Mapping[str, Any]) -> str:
+def named(row: Mapping[str, Any]) -> str:
+    """The arm of a row by every column of NAMES that it has: "mlp_16 batch=32 beta=0.1 cross_entropy head rate"."""
     parts = [str(row[key]) for key in ("model", "variant") if isinstance(row.get(key), str)]
     parts.append(f"beta={row['beta']:.3g}")
     parts += [str(row[key]) for key in NAMES[3:] if isinstance(row.get(key), str)]

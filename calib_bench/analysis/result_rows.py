@@ -130,7 +130,7 @@ def percent(row: Mapping[str, Any], column: str) -> str:
     """A share as "20% [1%, 72%]", or without limits where it has none."""
     share = Estimate.of(row, column)
     text = share.percent if share is not None and share.is_bounded else f"{row[column]:.0%}"
-    return text.replace("-", "−")
+    return text.replace("-", "−").replace("nan%", "–")
 
 
 def excludes_zero(row: Mapping[str, Any], column: str) -> bool:

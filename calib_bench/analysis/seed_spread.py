@@ -284,10 +284,10 @@ TABLE = TableSpec(
 GAIN_TABLE = TableSpec(
     "What choosing beta on the selection split gains on the test split",
     (
-        "the chosen beta minus {reference}, same objective, each beta at its tuned rate; chosen by mean {score} on "
+        "the chosen beta minus {reference}, same objective, each beta at its chosen rate; chosen by mean {score} on "
         "the selection split; each seed is judged at the beta that the other seeds choose (choices: how often each), "
-        "so the interval covers the choice of beta, and that of the rates at the chosen beta and the reference; "
-        "training at every beta is what it costs",
+        "so the interval covers the choice of beta, and that of the rates at the chosen beta and the reference where "
+        "several were tried; training at every beta is what it costs",
         "{sample}",
         f"{STAR} over this table",
     ),

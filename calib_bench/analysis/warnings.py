@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from calib_bench import registry
-from calib_bench.analysis import collapse
+from calib_bench.analysis import arms as each
+from calib_bench.analysis import best_beta, collapse
 from calib_bench.analysis.contrast import is_reference
 from calib_bench.analysis.findings import Sentences
 from calib_bench.analysis.interventions import why_not
@@ -42,11 +43,11 @@ class Says(Sentences):
     ONE_SEED = "One seed: intervals hold for this one initialization and batch order{more}."
     DATA = "Data: {note}."
     NO_REFERENCE = "No reference: no arm has beta={reference:g} with cross-entropy, so nothing was compared."
-    NO_INTERVENTIONS = "Left out, interventions on {model}: {why}."
+    NO_INTERVENTIONS = "Left out, interventions on {family}: {why}."
     REFUSED = "Left out, {method}: {refusal}"
     DOUBTFUL = "Limits in doubt, which may cover less than 95% of the time, minus the reference: {listed}."
     DOUBTFUL_MANY = "{number} of {of} contrasts, named in the main table's column doubtful"
-    DOUBTFUL_ARM = "{model} beta={beta:.3g} {objective} ({doubtful})"
+    DOUBTFUL_ARM = "{arm} ({doubtful})"
     UNTRAINED = (
         "Untrained: {models} at epochs=0 has its initial weights: no number or sentence about it describes training."
     )
@@ -65,7 +66,7 @@ class Says(Sentences):
         "the loss of guessing ({listed})."
     )
     AT_BOUND = "Temperature at a bound, which is its kappa: {number} of {of} trials."
-    TRIAL = "{model} beta={beta:.3g} {objective}{what} seed {seed}"
+    TRIAL = "{arm} seed {seed}"
 
 
 def warnings(
@@ -103,9 +104,16 @@ def one_seed(grid: Grid, more: str = "") -> list[str]:
 
 
 def data_notes(provenance: Mapping[str, Any]) -> list[str]:
-    """Warnings on the data that trials were trained on, as loading them noted."""
-    splits = provenance.get("splits", ())
-    return [Says.DATA.of(note=note) for split in splits for note in split.get("notes", {}).values()]
+    """Warnings on the data that trials were trained on, as loading them noted, but for a limit: see `smoke_warnings`.
+
+    A study may limit some of its trials, of which alone the note would be true.
+    """
+    return [
+        Says.DATA.of(note=note)
+        for split in provenance.get("splits", ())
+        for about, note in split.get("notes", {}).items()
+        if about != "limit"
+    ]
 
 
 def _no_reference(arms: Sequence[Arm], grid: Grid) -> list[str]:
@@ -118,9 +126,13 @@ def missing_interventions(arms: Sequence[Arm], grid: Grid) -> list[str]:
     """Warnings on references among the arms that cannot be intervened on; none where no interventions are asked for."""
     if grid.interventions != "yes":
         return []
-    references = [arm.trial for arm in arms if is_reference(arm.trial.model_dump(), grid)]
-    reasons = dict.fromkeys((trial.model, why) for trial in references if (why := why_not(trial)))
-    return [Says.NO_INTERVENTIONS.of(model=model, why=why) for model, why in reasons]
+    references = [arm for arm in arms if is_reference(arm.trial.model_dump(), grid)]
+    variants = each.variants(arm.trial.family() for arm in references)
+    return [
+        Says.NO_INTERVENTIONS.of(family=best_beta.named(each.named(arm, variants[arm.trial.family()])), why=why)
+        for arm in references
+        if (why := why_not(arm.trial))
+    ]
 
 
 def refusals(refused: Mapping[str, str], requested: Sequence[str]) -> list[str]:
@@ -147,7 +159,7 @@ def _doubtful(frame: pd.DataFrame | None) -> list[str]:
     rows = frame[frame["doubtful"].notna()].to_dict("records")
     if len(rows) > MOST_NAMED:
         return [Says.DOUBTFUL.of(listed=Says.DOUBTFUL_MANY.of(number=len(rows), of=len(frame)))]
-    return [Says.DOUBTFUL.of(listed=", ".join(Says.DOUBTFUL_ARM.of(**row) for row in rows))]
+    return [Says.DOUBTFUL.of(listed=", ".join(Says.DOUBTFUL_ARM.of(**row, arm=collapse.named(row)) for row in rows))]
 
 
 def untrained(arms: Sequence[Arm]) -> list[str]:
@@ -206,5 +218,4 @@ def _trials(frame: pd.DataFrame) -> list[str]:
 
 
 def _trial(row: Mapping[str, Any]) -> str:
-    what = f" ({row['intervention']})" if isinstance(row.get("intervention"), str) else ""
-    return Says.TRIAL.of(**{**row, "what": what})
+    return Says.TRIAL.of(arm=collapse.named(row), seed=row["seed"])

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from calib_bench.inference.arrays import Array
 from calib_bench.inference.bootstrap import seed_shares, weights, widening
-from calib_bench.inference.interval import Interval, no_interval
+from calib_bench.inference.interval import ROUNDING, Interval, no_interval
 
 
 class Resampled(NamedTuple):
@@ -78,13 +78,13 @@ def percentile(value: float, drawn_B: ArrayLike, of: Resampled, level: float = 0
 
     Args:
         value: of the function, in the data.
-        drawn_B: in each resample; one that is not finite leaves no interval, nor do resamples that are all the same.
+        drawn_B: in each resample; one that is not finite leaves no interval, nor do resamples that differ by rounding.
         of: the means that it is a function of.
     """
     drawn = np.asarray(drawn_B, np.float64)
     if not (math.isfinite(value) and np.isfinite(drawn).all()):
         return no_interval(value, of.n_seeds, of.n_examples, "not every resample has a value")
-    if np.ptp(drawn) == 0:
+    if np.ptp(drawn) <= ROUNDING * max(1.0, abs(value)):
         return no_interval(value, of.n_seeds, of.n_examples, "the same in every resample")
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     tail = min((drawn >= null).sum(), (drawn <= null).sum())

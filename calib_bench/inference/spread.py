@@ -66,6 +66,7 @@ def spread_ratio(values_S: ArrayLike, others_S: ArrayLike, level: float = 0.95) 
     from scipy.special import stdtr, stdtrit
 
     ratio = float(x.std(ddof=1) / y.std(ddof=1))
+    ratio = 1.0 if math.isclose(ratio, 1) else ratio  # another last digit is no other spread
     r = float(np.corrcoef(x, y)[0, 1])
     df = _df(S, 2)
     rest = max(1 - r * r, 0.0)

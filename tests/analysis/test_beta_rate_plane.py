@@ -129,6 +129,14 @@ def test_a_mean_among_the_resampled_has_the_spread_of_its_crossed_interval() -> 
     assert lone.high - lone.low == pytest.approx(by_t.high - by_t.low, rel=0.25)
 
 
+def test_what_one_seed_has_one_of_has_no_interval() -> None:
+    """Resamples of its examples move it by rounding alone."""
+    found = resampled_means(np.random.default_rng(0).normal(size=(1, 250, 1)), [[-1.03]])
+    assert np.ptp(found.drawn_BA[:, 1]) > 0
+    assert math.isnan(percentile(found.means_A[1], found.drawn_BA[:, 1], found).low)
+    assert percentile(found.means_A[0], found.drawn_BA[:, 0], found).low < found.means_A[0]
+
+
 def test_a_quantity_that_is_not_finite_is_infinite_in_every_resample() -> None:
     values = np.zeros((2, 5, 2))
     values[1, 3, 1] = np.inf

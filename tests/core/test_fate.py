@@ -136,13 +136,14 @@ def test_dead_trials_are_named_in_the_warnings(planted: tuple[Store, Settings, A
 
     store, settings, arm = planted
     rows = [
-        {"model": "mlp", "beta": 1.0, "objective": "cross_entropy", "seed": seed, "status": store.fate(trial)}
+        {"model": "mlp", "variant": "batch=32", "beta": 1.0, "objective": "cross_entropy", "switch": "10 to 1 at 0.5"}
+        | {"seed": seed, "status": store.fate(trial)}
         for seed, trial in arm.trials.items()
     ]
     told = " ".join(warnings(settings, [arm], (), {"trials": pd.DataFrame(rows)}, store.provenance()))
     assert "diverged at the chosen rate: 1 of 5 trials" in told
     assert "Dead at the chosen rate, and part of every mean: 1 of 5 trials" in told
-    assert "seed 2)" in told
+    assert "(mlp batch=32 beta=1 cross_entropy 10 to 1 at 0.5 seed 2)" in told
 
 
 def test_imbalanced_labels_are_judged_by_their_entropy(tmp_path: Path) -> None:

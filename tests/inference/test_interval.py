@@ -491,6 +491,15 @@ def test_spread_ratio_is_pitman_morgan(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "3 are needed" in inference.spread_ratio([1.0, 2.0], [1.0, 3.0]).method
 
 
+def test_spreads_that_differ_by_rounding_are_equal() -> None:
+    """Such as those of one model's repaired loss at two betas that it was not trained at."""
+    x = np.random.default_rng(1).standard_normal(5)
+    for shift in (0.1, 0.3, 0.7, 3.3):
+        found = inference.spread_ratio(x + shift, x)
+        assert (found.mean, found.p) == (1, 1)
+        assert found.low <= 1 <= found.high
+
+
 def test_rate_is_clopper_pearson() -> None:
     from scipy import stats
 

@@ -177,13 +177,13 @@ def test_a_planted_ridge_and_frontier_have_their_slopes(plane: tuple[Store, Sett
 
 @pytest.mark.parametrize(("momentum", "side"), [(0.0, "above"), (0.9, "below")])
 def test_the_critical_rate_is_that_of_the_heavy_ball(momentum: float, side: str, tmp_path: Path) -> None:
-    """Training fails at 1.4 times 2 / lambda_max: above the limit of plain descent, below the heavy ball's."""
-    words = ("study=learning_rate", "beta=0.1,1", "lr=0.1,1,10", "seed=0..2", "extend=2", f"momentum={momentum}")
+    """Training fails at about 1.4 times 2 / lambda_max: above the limit of plain descent, below the heavy ball's."""
+    words = ("study=learning_rate", "beta=0.1,1", "lr=0.1,1,10", "seed=0..5", "extend=2", f"momentum={momentum}")
     store, settings = planted(
         tmp_path,
         *words,
         noise=lambda trial: off(trial.lr, 0.5 / trial.beta),
-        frontier=lambda trial: 1.4 / trial.beta,
+        frontier=lambda trial: (1.5 if trial.seed % 2 else 1.3) / trial.beta,
         curvature=lambda trial: 2 * trial.beta,
     )
     analysis = registry.study("learning_rate").analyse(settings, store)
@@ -480,6 +480,7 @@ def test_best_betas_that_rest_on_seeds_of_two_kinds_are_not_others(tmp_path: Pat
     assert f"times for mlp_64 {reason}" in text
     assert any("goes as width^s" in sentence and sentence.endswith(f"{reason}.") for sentence in analysis.verdict)
     assert "significantly different from mlp_16's: none" in " ".join(analysis.summary)
+    assert "Of what some architectures differ in alone (width), none moves it significantly." in analysis.summary
     assert analysis.tables["collapse"].frame["collapsed_trials"].tolist() == ["1 of 3"]
 
 

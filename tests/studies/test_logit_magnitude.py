@@ -22,7 +22,7 @@ from calib_bench.inference import variance_shares
 from calib_bench.planning.defaults import resolve
 from calib_bench.report import figures
 from calib_bench.store.store import Store
-from calib_bench.studies.logit_magnitude.findings import answer
+from calib_bench.studies.logit_magnitude.findings import _answer, answer
 from calib_bench.studies.logit_magnitude.plane import BETA, MAGNITUDE, equal_norms
 from calib_bench.system.random import stream
 
@@ -191,6 +191,12 @@ def row(**values: Any) -> dict[str, Any]:
 )
 def test_answers_follow_the_intervals(found: dict[str, Any], says: str) -> None:
     assert says in answer(found)
+
+
+def test_a_share_that_one_seed_does_not_tell_is_no_number() -> None:
+    about = {"metric": "accuracy", "design": "2 betas x 3 correlations", "seeds": 1, "tuning": "few seeds"}
+    said = _answer({**about, "other_share": math.nan, "magnitude_share": math.nan})
+    assert said.endswith("share of variance of beta –, of ||Z0|| at fixed beta –.")
 
 
 def test_cells_of_equal_magnitude_are_found() -> None:

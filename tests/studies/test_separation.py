@@ -275,6 +275,14 @@ def test_the_2x2_gives_each_factor_what_it_made(intervened: Run) -> None:
     assert "accuracy changed by −" in said
 
 
+def test_interventions_that_are_left_out_are_those_of_their_family_alone(tmp_path: Path) -> None:
+    words = ("beta=1,10", "objective=cross_entropy", "seed=0..1", "lr=0.1", "head_init=0.1,1", "interventions=yes")
+    analysis = analysed(tmp_path, *words)[2]
+    (left_out,) = (text for text in analysis.warnings if text.startswith("Left out, interventions"))
+    assert left_out == "Left out, interventions on mlp_128_128 head_init=0.1: its head's factors are set by hand."
+    assert set(analysis.tables["interventions"].frame["variant"]) == {"head_init=1.0"}
+
+
 def test_interventions_are_tuned_like_the_arms_they_are_compared_with(intervened: Run) -> None:
     store, settings, analysis = intervened
     more = interventions.more(settings)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from calib_bench import cli, registry
+from calib_bench.analysis.warnings import data_notes
 from calib_bench.core.settings import Settings, parse
 from calib_bench.errors import SettingsError
 from calib_bench.planning.defaults import resolve
@@ -135,3 +136,23 @@ def test_the_slope_leaves_out_what_drifts_and_rules_are_told_apart() -> None:
     assert [row.get("two_kinds") for row in measured_rows.stationary_rows(found, arms.MOMENTA)].count("this arm") == 1
     found.readings = [replace(one, mixed=one.arm.part == arms.ADAM) for one in found.readings]
     assert "is not established, since some seeds" in findings._adam(found)[0]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [
+        (1.2, 1.6, findings.Says.HYSTERESIS),
+        (0.98, 1.05, findings.Says.NO_HYSTERESIS),
+        (0.7, 1.5, findings.Says.HYSTERESIS_WIDE),
+        (1.05, 1.3, findings.Says.HYSTERESIS_WIDE),
+        (math.nan, math.nan, findings.Says.HYSTERESIS_WIDE),
+    ],
+)
+def test_no_hysteresis_is_said_of_an_interval_within_the_tolerance_alone(low: float, high: float, says: str) -> None:
+    limits = {"reheated_over_control_low": low, "reheated_over_control_high": high}
+    assert findings._hysteresis({"stationary": True, **limits}) == says
+
+
+def test_a_limit_of_the_model_of_one_parameter_is_none_of_the_data() -> None:
+    notes = {"limit": "at most 30 examples of each split", "preprocess": "pixels over 16"}
+    assert data_notes({"splits": [{"notes": notes}, {}]}) == ["Data: pixels over 16."]

@@ -140,6 +140,7 @@ def row(total: tuple[float, float], dyn: tuple[float, float], accuracy: tuple[fl
         ((-0.2, -0.1), (-0.1, -0.05), (-0.01, 0.01), "train at beta=0.3"),
         ((-0.2, -0.1), (-0.1, 0.05), (0.01, 0.02), "train at beta=0.3"),
         ((-0.2, -0.1), (-0.02, 0.02), (-0.01, 0.01), "stay at beta=1 and scale the temperature"),
+        ((-0.2, -0.1), (-0.3, 0.1), (-0.01, 0.01), "that beta=0.3 gains more is not established"),
         ((-0.1, 0.1), (-0.02, 0.02), (-0.01, 0.01), "is inconclusive"),
         ((0.1, 0.2), (0.01, 0.02), (-0.01, 0.01), "the search's choice is worse"),
     ],

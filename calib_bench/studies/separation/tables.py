@@ -32,8 +32,8 @@ from calib_bench.studies.separation import (
 
 CONTRAST = (
     "Each arm minus {reference} with cross-entropy, paired by seed and example; {intervals}, which count the choice of "
-    "both rates: how far the contrast moves when they are chosen anew from other selection examples and tuning seeds "
-    "(theirs are trained at every rate)",
+    "both rates where several were tried: how far the contrast moves when they are chosen anew from other selection "
+    "examples and tuning seeds (theirs are trained at every rate)",
     f"{STAR} over the arms of this table",
     "total = conf + dyn: conf is what temperature scaling repairs, dyn what it cannot; conf share: conf / total, where "
     "the data bound it (Fieller's interval); both count the calibration examples that temperatures were fitted on",

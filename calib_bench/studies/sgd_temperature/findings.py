@@ -63,8 +63,9 @@ class Says(Sentences):
     HYSTERESIS_OPEN = "hysteresis is inconclusive: the runs had not settled"
     HYSTERESIS = "hysteresis"
     NO_HYSTERESIS = "no hysteresis beyond the tolerance"
+    HYSTERESIS_WIDE = "hysteresis is inconclusive: the interval does not lie on one side of the tolerance"
     RULE_UNKNOWN = "Which rule Adam's stationary loss follows over batch sizes is not established, since {why}."
-    RULE = "Adam's stationary loss follows the {better} rule over batch sizes: log excess moves (rms) by {moved}."
+    RULE = "Adam's stationary loss is nearer to the {better} rule over batch sizes: log excess moves (rms) by {moved}."
     GIBBS = "One parameter: total variation distance of the histogram from exp(-2L / (eta0 s2)): {distances}."
     DISTANCE = "{distance:.3f} at eta0={eta0:g} (chance {chance:.3f})"
     ONE_SEED = "One seed: there are no intervals over seeds."
@@ -169,8 +170,10 @@ def _hysteresis(row: Mapping[str, Any]) -> str:
     if not row["stationary"]:
         return Says.HYSTERESIS_OPEN
     low, high = row.get("reheated_over_control_low", math.nan), row.get("reheated_over_control_high", math.nan)
-    beyond = low > 1 + measured_rows.REHEATED or high < 1 - measured_rows.REHEATED
-    return Says.HYSTERESIS if beyond else Says.NO_HYSTERESIS
+    tolerance = measured_rows.REHEATED
+    if low > 1 + tolerance or high < 1 - tolerance:
+        return Says.HYSTERESIS
+    return Says.NO_HYSTERESIS if max(1 - low, high - 1) <= tolerance else Says.HYSTERESIS_WIDE
 
 
 def _adam(one: measured_rows.FamilyResult) -> list[str]:

@@ -42,7 +42,7 @@ class Says(Sentences):
     REVOKED = "stay at {reference}; that tuning beta gains anything is not established, since {why}"
     TRAIN = "train at {beta}; what it gains, no temperature after training can give"
     WORSE = "stay at {reference}; on the test split the search's choice is worse"
-    SCALE = "stay at {reference} and scale the temperature after training; that gives what {beta} gained"
+    SCALE = "stay at {reference} and scale the temperature after training; that {beta} gains more is not established"
     OPEN = "stay at {reference}; whether tuning beta gains anything is inconclusive"
     AT_EDGE = "{pair}: the chosen {what}, {value:.3g}, is at the edge of {low:.3g} to {high:.3g}."
     DROPPED = "{pair}: {dropped} seeds are left out, which diverged at a chosen rate."

@@ -17,7 +17,7 @@ class Says(Sentences):
     """What the study of architectures says."""
 
     NOTHING = "There is nothing to compare: no architecture has three betas at which every seed finished."
-    MOVING = "Of width, depth and normalization, {moving} moves it significantly."
+    MOVING = "Of what some architectures differ in alone ({tested}), {moving} moves it significantly."
     RANGE = (
         "By {result}, the best beta of {number} architectures lies between {low} and {high}; significantly different "
         "from {first}'s: {sure}."
@@ -49,7 +49,8 @@ def summary(best: pd.DataFrame, trends: pd.DataFrame) -> list[str]:
         moving = [
             f"{row['over']} (by {row['result']})" for row in trends.to_dict("records") if _slope(row).is_established
         ]
-        sentences.append(Says.MOVING.of(moving=" and ".join(moving) or "none"))
+        tested = ", ".join(dict.fromkeys(trends["over"]))
+        sentences.append(Says.MOVING.of(tested=tested, moving=" and ".join(moving) or "none"))
     return sentences
 
 

@@ -169,7 +169,11 @@ def _hysteresis(row: Mapping[str, Any]) -> str:
         return Says.HYSTERESIS_REVOKED.of(why=why)
     if not row["stationary"]:
         return Says.HYSTERESIS_OPEN
-    low, high = row.get("reheated_over_control_low", math.nan), row.get("reheated_over_control_high", math.nan)
+    return _beyond(row.get("reheated_over_control_low", math.nan), row.get("reheated_over_control_high", math.nan))
+
+
+def _beyond(low: float, high: float) -> str:
+    """What the limits of reheated over control say of hysteresis."""
     tolerance = measured_rows.REHEATED
     if low > 1 + tolerance or high < 1 - tolerance:
         return Says.HYSTERESIS

@@ -24,7 +24,7 @@ from calib_bench.evaluation.class_names import (
     numbers_in,
     shown,
 )
-from calib_bench.evaluation.dialects import not_numbers
+from calib_bench.evaluation.dialects import is_number, not_numbers
 from calib_bench.evaluation.free_columns import Family, free_family
 from calib_bench.evaluation.labels import is_note, outcome_of, positions, refuse_no_first, texts_of
 from calib_bench.evaluation.named_arrays import NamedArrays
@@ -235,14 +235,26 @@ def _in_one_order(
 def _side_by_side(family: Family, columns: Mapping[str, Array], kind: str, origin: str) -> _Block:
     """The columns of one kind, by their numbers or in the order of the table."""
     if family.numbered and family.named:
-        one, other = next(iter(family.numbered.values())), next(iter(family.named.values()))
-        raise Refusal.NUMBERS_AND_NAMES.of(origin, one=one, other=other)
+        return _signed(family, columns, origin)
     if len(family.members) == 1:
         return _single(family, columns, kind, origin)
     if numbered := family.numbered or _numbers_in_names(family.named, columns["labels"]):
         return _numbered_block(numbered, columns, kind, origin)
     classes = tuple(family.named)
     return _Block(_values(family.members, columns, origin), classes, notes=(by_position(classes),))
+
+
+def _signed(family: Family, columns: Mapping[str, Array], origin: str) -> _Block:
+    """Columns of numbers of which some are below zero, as of labels -1, 0 and 1: these are the names of the classes.
+
+    Raises:
+        DataError: some columns are called by no number.
+    """
+    if not all(map(is_number, family.named)):
+        one, other = next(iter(family.numbered.values())), next(iter(family.named.values()))
+        raise Refusal.NUMBERS_AND_NAMES.of(origin, one=one, other=other)
+    classes = (*map(str, family.numbered), *family.named)
+    return _Block(_values(family.members, columns, origin), classes, numbers=True, notes=(by_position(classes),))
 
 
 def _numbers_in_names(named: Mapping[str, str], labels: Array) -> dict[int, str]:

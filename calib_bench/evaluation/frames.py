@@ -27,6 +27,7 @@ from calib_bench.evaluation.class_names import (
     numbers_in,
     without_affixes,
 )
+from calib_bench.evaluation.dialects import is_number
 from calib_bench.evaluation.formats import Content, content_of, with_slices
 from calib_bench.evaluation.free_columns import refuse_no_classes
 from calib_bench.evaluation.labels import outcome_of, positions, refuse_no_first, texts_of
@@ -253,6 +254,8 @@ def _class_columns(columns: Sequence[Any], y: Array, name: str) -> _ClassColumns
         return _ClassColumns(every, every, [*columns])
     _refuse_mixed(chosen, name)
     classes = [column.class_name for column in chosen]
+    if numbers_in([*map(str, classes)]) is None:  # names, or numbers of which some are below zero
+        classes = [column.name_or_number for column in chosen]
     if chosen[0].pair is None and words.isdisjoint(column.name for column in every):
         classes = _without_affixes([column.name for column in chosen]) or classes
     return _ClassColumns(every, chosen, classes)
@@ -288,7 +291,12 @@ class _Column(NamedTuple):
     @property
     def class_name(self) -> Any:
         """The class's name where the column's name says one; else the column's."""
-        return self.pair[1] if self.pair is not None and isinstance(self.pair[1], str) else self.label
+        return self.name_or_number if isinstance(self.name_or_number, str) else self.label
+
+    @property
+    def name_or_number(self) -> Any:
+        """The class's name or number where the column's name says one; else the column's name."""
+        return self.pair[1] if self.pair else self.label
 
     def may_be_class(self, words: Collection[str]) -> bool:
         """Whether the name is that of a label, or not that of something else than a class."""
@@ -395,7 +403,8 @@ def _ordered(values: Array, columns: Sequence[Any], y: Array, name: str) -> Cont
     numbers = numbers_in(classes)
     if numbers and not texts:
         return _by_number(values, numbers, classes, y, name)
-    labels, by_name = positions(y.ravel().astype(object) if texts else y, classes, name)
+    are_labels = all(map(is_number, classes))  # as -1, 0 and 1, which are no places
+    labels, by_name = positions(y.ravel().astype(object) if texts else y, classes, name, are_labels)
     if by_name:
         return Content(values, labels, classes=classes, by_name=True)
     if K == 1:

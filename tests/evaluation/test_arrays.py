@@ -20,6 +20,7 @@ from calib_bench.errors import DataError, SettingsError
 from calib_bench.evaluation.arrays import predictions
 from calib_bench.evaluation.frames import array
 from calib_bench.evaluation.matching import same_classes
+from calib_bench.evaluation.predictions import read
 
 N, K = 60, 3
 RNG = np.random.default_rng(0)
@@ -284,6 +285,23 @@ def test_a_single_column_of_the_negative_class_is_refused(name: str) -> None:
         calib_bench.evaluate(pd.DataFrame({name: 1 - p}), Y % 2, kind="probabilities")
     frame = calib_bench.evaluate(pd.DataFrame({"prob_yes": p, "label": Y % 2}))
     assert frame["log_loss"][0] == pytest.approx(log_loss(Y % 2, np.stack([1 - p, p], 1)), rel=1e-9)
+
+
+@pytest.mark.parametrize("prefix", ["", "logit_"])
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
+def test_classes_may_be_called_by_numbers_below_zero(order: list[int], prefix: str, tmp_path: Path) -> None:
+    held, y = pd.DataFrame(Z[:, :3], columns=[-1, 0, 1]).iloc[:, order].add_prefix(prefix), Y % 3 - 1
+    places = [order.index(label) for label in (Y % 3).tolist()]
+    (found,) = predictions(held, y, None, "test")
+    assert found.y_N.tolist() == places
+    with pytest.raises(DataError, match=r"the label '2' is the name of no class"):
+        predictions(held, y + 1, None, "test")
+    held.add_prefix("" if prefix else "logit_").assign(label=y).to_csv(tmp_path / "p.csv", index=False)
+    (found,) = read(str(tmp_path / "p.csv"))
+    by_name = dict(zip(found.classes or (), found.Z_NK.T.numpy(), strict=True))
+    for name, column in zip(("-1", "0", "1"), Z[:, :3].T, strict=True):
+        assert by_name[name] == pytest.approx(column)
+    assert [(found.classes or ())[place] for place in found.y_N] == [*map(str, y)]
 
 
 def test_an_open_file_is_arrays_by_name(tmp_path: Path) -> None:

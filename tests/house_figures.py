@@ -36,7 +36,7 @@ LIMITS = {
     "highest complexity": 13,
     "lines of a function, mean in tenths": 93,
     "lines that write sentences": 423,
-    "lines of package, tasks, baselines": 61733,
+    "lines of package, tasks, baselines": 61736,
 }
 
 

@@ -166,9 +166,11 @@ def _refuse_never_right(
     """
     if any(columns[name].dtype.kind not in "fiu" or columns[name].ndim != 1 for name in short):
         return
-    largest = np.stack([columns[name] for name in short], 1).argmax(1)
+    values = np.stack([columns[name] for name in short], 1)
+    values = values[values.min(1) < values.max(1)]  # where all are alike, none is the prediction
+    largest = values == values.max(1, keepdims=True)
     for k, name in enumerate(short):
-        rows = int((largest == k).sum())
+        rows = int(largest[:, k].sum())
         share = max(MOST_ROWS, 0.5 / len(short))
         if short[name] not in present and rows >= max(LEAST_ROWS, share * len(largest)):
             problem = f"is the largest in {rows:,} of {len(largest):,} rows and the label of none"

@@ -349,4 +349,5 @@ def unreadable(path: Path, error: BaseException, part: str = "") -> DataError:
     if "Object arrays" in str(error) or ("pickle" in str(error).lower() and _begins_as_pickle(path)):
         return Refusal.PICKLED.of(path, part=part or "it", lines=converting(path))
     text = " ".join(str(error).split()) or type(error).__name__
+    text = text if "allow_pickle" not in text else "its first bytes are those of no such file"  # numpy's guess
     return Refusal.UNREADABLE.of(path, suffix=path.suffix[1:], error=text[:200])

@@ -46,7 +46,7 @@ NO_CLASS = (
     "energy", "age", "year", "lr", "learning_rate", "duration", "latency",
     "correct", "is_correct", "hit", "acc", "accuracy", "weight", "weights", "sample_weight", "seed",
     "epoch", "step", "batch", "run", "trial", "model", "temperature", "beta", "group", "timestamp", "time", "date",
-    "length", "rank",
+    "length", "rank", "max", "min", "mean", "median", "std", "sum",
 )  # fmt: skip
 """Names of columns that hold neither a class nor the row's name, as its fold or its prediction."""
 CONFIDENCE = ("confidence", "conf", "maxprob", "maxprobability", "topprob", "topprobability", "msp")

@@ -187,6 +187,21 @@ def test_a_column_that_is_often_the_largest_and_never_the_label_is_no_class(tmp_
         read(str(tmp_path / "p.csv"), kind="logits")
 
 
+@pytest.mark.parametrize("summary", ["max", "mean", "peak"])
+def test_a_summary_of_the_classes_is_none_of_them(summary: str, tmp_path: Path) -> None:
+    Z, y = 2 * np.random.default_rng(0).normal(size=(90, 3)), np.array(["cat", "dog", "bird"])[np.arange(90) % 3]
+    held = pd.DataFrame(Z, columns=["cat", "dog", "bird"])
+    held[summary] = Z.mean(1) if summary == "mean" else Z.max(1)
+    held.assign(label=y).to_csv(tmp_path / "p.csv", index=False)
+    if summary == "peak":
+        with pytest.raises(DataError, match="'peak' is the largest in 90 of 90 rows and the label of none"):
+            read(str(tmp_path / "p.csv"), kind="logits")
+        return
+    (found,) = read(str(tmp_path / "p.csv"), kind="logits")
+    assert found.Z_NK.shape == (90, 3)
+    assert f"not used: {summary}" in found.notes
+
+
 @pytest.mark.parametrize("labels", [[0, 1, 2], NAMES], ids=["numbers", "texts"])
 def test_a_column_before_the_classes_is_none_of_them(labels: list[object], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
@@ -549,8 +564,9 @@ def test_damaged_files_are_refused_in_words(write: Write, data: st.DataObject, t
 def test_foreign_files_are_refused_in_words(suffix: str, content: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"logits.{suffix}"
     path.write_bytes(content)
-    with pytest.raises(DataError):
+    with pytest.raises(DataError) as error:
         read(f"{path}:{path}" if suffix == "npy" else str(path))
+    assert "unsafely" not in str(error.value)
 
 
 def test_a_wide_file_is_read_in_little_more_than_its_numbers(tmp_path: Path) -> None:
